@@ -1,0 +1,30 @@
+# make run · make test · make lab · make notebooks · make lint.  Options for the job:  make run ARGS="--sites 4 --rounds 10 --alpha iid"
+PYTHON ?= python3
+BIN := .venv/bin
+
+run: .venv
+	$(BIN)/python code/fl/job.py $(ARGS)
+
+test: .venv
+	$(BIN)/python -m pytest --nbmake $(ARGS)
+
+lab: .venv
+	$(BIN)/jupyter lab --notebook-dir=. notebooks $(ARGS)
+
+notebooks: .venv
+	$(BIN)/python notebooks/refresh.py $(ARGS)
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The exact versions stand in environment.yml alone: conda reads them there, and so does this.
+.venv: .venv/installed
+.venv/installed: environment.yml pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	sed -n 's/^ *- \([A-Za-z0-9_-]*==.*\)$$/\1/p' environment.yml > .venv/versions.txt
+	$(BIN)/python -m pip install --quiet --requirement .venv/versions.txt --editable .
+	@touch $@
+
+.PHONY: run test lab notebooks lint .venv

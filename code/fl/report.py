@@ -1,0 +1,85 @@
+"""The short account of a run: for people on the terminal, for programs in report.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tutorial_utils import plots
+from tutorial_utils.results import Run, mean_by_round
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Attributes:
+        run: the finished run.
+        dataset: the name of the data, for titles.
+        test_accuracy: of the global model on the global test set, 0..1.
+        test_images: how many images that set has.
+        settings: what the job was built with.
+    """
+
+    run: Run
+    dataset: str
+    test_accuracy: float
+    test_images: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def figures(self) -> dict[str, Path]:
+        folder = self.run.folder
+        return {"learning_curve": folder / "learning_curve.png", "cross_site": folder / "cross_site.png"}
+
+    def as_dict(self) -> dict[str, Any]:
+        run = self.run
+        return {
+            "dataset": self.dataset,
+            "sites": list(run.sites),
+            "rounds": int(run.rounds["round"].max()) + 1,
+            "test_accuracy": self.test_accuracy,
+            "test_images": self.test_images,
+            "sha256": run.sha256,
+            "seconds": round(run.seconds, 1),
+            "bytes": run.bytes,
+            "round_metrics": json.loads(run.rounds.to_json(orient="records", double_precision=15)),
+            "cross_site": json.loads(run.cross_site.to_json(orient="index", double_precision=15)),
+            "settings": dict(self.settings),
+            "model": str(run.global_model_path),
+            "figures": {name: str(path) for name, path in self.figures.items()},
+        }
+
+    def write(self) -> None:
+        """Draw the two figures and write report.json, all in the run's folder."""
+        curve = plots.learning_curves(self.run.rounds, self.dataset, self.test_accuracy, self.test_images)
+        curve.savefig(self.figures["learning_curve"], dpi=150)
+        heatmap = plots.cross_site_heatmap(self.run.cross_site, self.dataset, self.test_images)
+        heatmap.savefig(self.figures["cross_site"], dpi=150)
+        text = json.dumps(self.as_dict(), indent=2)
+        (self.run.folder / "report.json").write_text(text + "\n", encoding="utf-8")
+
+    def text(self) -> str:
+        run = self.run
+        by_round = mean_by_round(run.rounds)
+        lines = [
+            f"Data: {self.dataset}, {len(run.sites)} sites, seed {self.settings.get('seed')}",
+            "",
+            "Accuracy of the model that the sites received, on their validation images (mean by steps):",
+            *(f"  after {number:2d} rounds {value:7.1%}" for number, value in by_round.items()),
+            "",
+            "Cross-site matrix: accuracy of each model (column) on the test images of each site (row):",
+            run.cross_site.map("{:.1%}".format).to_string(),
+            "",
+            f"Global model after {len(by_round)} rounds: {self.test_accuracy:.1%} "
+            f"on the global test set ({self.test_images:,} images)",
+            f"SHA-256  {run.sha256}",
+            f"Spent    {run.seconds:.0f} seconds; {run.bytes:,} bytes between server and sites",
+            f"Model    {run.global_model_path}",
+            *(f"Figure   {path}" for path in self.figures.values()),
+            f"Report   {run.folder / 'report.json'}",
+        ]
+        return "\n".join(lines)

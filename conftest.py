@@ -1,0 +1,10 @@
+"""The suite's defaults: fast, offline, on the CPU, to the bit the same. TUTORIAL_FAST=0 runs the full size."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TUTORIAL_FAST", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+sys.path.insert(0, str(Path(__file__).parent / "code"))  # dl and fl, as the notebooks and scripts find them

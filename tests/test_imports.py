@@ -1,0 +1,70 @@
+"""Who imports whom (see CONTRIBUTING): read from the syntax trees, so that nothing has to be run."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = {"dl", "fl", "tutorial_utils"}
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules that a file imports anywhere in it, in functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import by full names"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def foreign(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)} - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tutorial_utils").glob("*.py")), ids=lambda path: path.name)
+def test_package_never_imports_the_readers_code(path: Path) -> None:
+    assert not foreign(path) & {"dl", "fl"}
+
+
+def test_script_needs_only_numpy_and_torch() -> None:
+    assert foreign(ROOT / "code/dl/train.py") == {"numpy", "torch"}
+
+
+def test_what_ships_to_a_site_needs_only_torch_and_nvflare() -> None:
+    assert foreign(ROOT / "tutorial_utils/learner.py") == {"numpy", "torch", "nvflare"}
+    for name in ("model_learner.py", "aggregator.py"):
+        path = ROOT / "code/fl" / name
+        assert foreign(path) <= {"dl", "torch", "nvflare", "tutorial_utils"}
+        ours = {module for module in imported(path) if module.startswith("tutorial_utils")}
+        assert all(module.startswith("tutorial_utils.learner") for module in ours)
+
+
+def test_package_init_imports_nothing() -> None:
+    assert not imported(ROOT / "tutorial_utils/__init__.py")
+
+
+def test_importing_the_learner_pulls_in_no_plots_no_tables_no_torchvision() -> None:
+    code = "import sys, tutorial_utils.learner; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert not {"matplotlib", "pandas", "torchvision", "sklearn"} & set(loaded.stdout.split())
+
+
+def test_code_is_not_a_package() -> None:
+    assert not list((ROOT / "code").rglob("__init__.py"))
+
+
+def test_package_is_small() -> None:
+    lengths = {
+        p.name: len(p.read_text(encoding="utf-8").splitlines())
+        for p in (ROOT / "tutorial_utils").glob("*.py")
+    }
+    assert sum(lengths.values()) <= 1500, lengths
+    assert max(lengths.values()) <= 250, lengths

@@ -1,0 +1,126 @@
+"""The job as it ships, and the same job by the commands of old."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyhocon import ConfigFactory
+
+from dl.train import Net
+from fl.fedavg import federated_averaging
+from fl.job import build_job
+from tutorial_utils.results import read_cross_site, read_model, sha256
+
+ROOT = Path(__file__).parents[1]
+NVFLARE = Path(sys.executable).with_name("nvflare")
+
+
+@pytest.fixture
+def exported(sites: list[Path], tmp_path: Path) -> Path:
+    build_job(sites[0].parent).export_job(str(tmp_path / "exported"))
+    return tmp_path / "exported" / "modellearner"
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str]:
+    """The environment of a site that has torch and nvflare, and has never heard of tutorial_utils.
+
+    Python runs sitecustomize at its start, in every process that FLARE starts too: it takes away the way by
+    which an installed tutorial_utils is found.
+    """
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "sitecustomize.py").write_text(
+        "import sys\n"
+        f"sys.path[:] = [path for path in sys.path if path not in ({str(ROOT)!r}, {str(ROOT / 'code')!r})]\n"
+        "sys.meta_path[:] = [finder for finder in sys.meta_path if '__editable__' not in str(finder)]\n"
+    )
+    return os.environ | {"PYTHONPATH": str(tmp_path / "bare")}
+
+
+def read_config(job: Path, name: str) -> dict[str, Any]:
+    """A configuration in either of FLARE's forms, JSON or HOCON, as a plain dict."""
+    (path,) = (path for path in (job / "app/config").glob(f"config_fed_{name}.*"))
+    return json.loads(json.dumps(ConfigFactory.parse_file(str(path)).as_plain_ordered_dict()))
+
+
+def test_what_ships(exported: Path) -> None:
+    custom = exported / "app/custom"
+    shipped = {str(path.relative_to(custom)) for path in custom.rglob("*.py")}
+    assert shipped == {"dl/train.py", "fl/aggregator.py", "fl/model_learner.py", "tutorial_utils/learner.py"}
+    assert (custom / "dl/train.py").read_text() == (ROOT / "code/dl/train.py").read_text()
+
+
+def test_settings_reach_the_configuration(tmp_path: Path) -> None:
+    job = build_job("$SITE_DATA", sites=3, rounds=7, epochs=2, lr=0.1, batch_size=4, momentum=0.5, seed=9)
+    job.export_job(str(tmp_path))
+    job_folder = tmp_path / "modellearner"
+    learner = read_config(job_folder, "client")["components"][0]
+    expected = {"data": "$SITE_DATA", "epochs": 2, "lr": 0.1, "batch_size": 4, "momentum": 0.5, "seed": 9}
+    assert learner["args"] == expected
+    server = read_config(job_folder, "server")
+    assert server["workflows"][0]["args"]["num_rounds"] == 7
+    assert server["components"][0]["args"]["model"] == {"path": "dl.train.Net", "args": {"seed": 9}}
+    meta = json.loads((job_folder / "meta.json").read_text())
+    assert meta["min_clients"] == 3
+    assert meta["custom_props"] == {"sites": 3, "rounds": 7}
+
+
+def test_historical_commands_give_the_same_job_and_the_same_bits(
+    exported: Path, bare: dict[str, str], sites: list[Path], tmp_path: Path
+) -> None:
+    absent = subprocess.run(
+        [sys.executable, "-c", "import tutorial_utils"], env=bare, cwd=tmp_path, capture_output=True
+    )
+    assert b"No module named 'tutorial_utils'" in absent.stderr
+
+    job = tmp_path / "job"
+    create = [NVFLARE, "job", "create", "-j", job, "-w", ROOT / "code/fl/job_template", "-force"]
+    create += ["-sd", exported / "app/custom"]
+    create += ["-f", "config_fed_client.conf", f"data={sites[0].parent}"]
+    subprocess.run(create, check=True, capture_output=True, cwd=tmp_path, env=bare)
+    for name in ("client", "server"):
+        assert read_config(job, name) == read_config(exported, name)
+
+    run = [NVFLARE, "simulator", job, "-w", tmp_path / "ws", "-n", "2", "-t", "2"]
+    subprocess.run(run, check=True, capture_output=True, cwd=tmp_path, env=bare)
+    server = tmp_path / "ws/server/simulate_job"
+    made = read_model(server / "app_server/FL_global_model.pt")
+    assert set(made) == set(Net().state_dict())
+    assert sha256(made) == sha256(federated_averaging(sites, 5))
+    assert read_cross_site(server / "cross_site_val/cross_val_results.json").notna().all(axis=None)
+
+
+def run_command_line(*options: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "code/fl/job.py", *options]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+def test_command_line_exports(sites: list[Path], tmp_path: Path) -> None:
+    done = run_command_line("--data", str(sites[0].parent), "--export", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    learner = read_config(tmp_path / "modellearner", "client")["components"][0]
+    assert learner["args"] == {"data": str(sites[0].parent), "batch_size": 8}, "8 suits the digits"
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (["--data", "nowhere"], "nowhere/site-1"),
+        (["--dataset", "digits", "--sites", "900"], "sites"),
+        (["--dataset", "digits", "--rounds", "0"], "rounds is 0"),
+        (["--dataset", "digits", "--lr", "-1"], "lr is -1"),
+        (["--dataset", "digits", "--threads", "5"], "threads is 5"),
+        (["--source", "nowhere"], "nowhere"),
+    ],
+)
+def test_command_line_says_in_one_sentence_what_is_wrong(options: list[str], hint: str) -> None:
+    done = run_command_line(*options)
+    assert done.returncode != 0
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,238 @@
+"""Partitions: every image at one site, every site with enough, the same each time, and never for ever."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tutorial_utils.data import SPLITS, DataError, Dataset, read_dataset, write_dataset
+from tutorial_utils.partition import PartitionError, assign, draw_shares, split_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def toy(folder: Path, sizes: tuple[int, int, int] = (60, 20, 20), classes: int = 4) -> Dataset:
+    """Images that are all different, so that each can be recognised."""
+    total, splits = sum(sizes), {}
+    images = np.zeros((total, 3, 32, 32), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(total) % 256, np.arange(total) // 256
+    parts = np.split(images, np.cumsum(sizes)[:-1])
+    for split, part in zip(SPLITS, parts, strict=True):
+        splits[split] = part, np.arange(len(part)) % classes
+    names = [f"class {k}" for k in range(classes)]
+    return write_dataset(folder, splits, name="toy", classes=names, source="made for a test")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return toy(tmp_path_factory.mktemp("small") / "toy")
+
+
+def hashes(paths: list[Path]) -> list[dict[str, str]]:
+    return [read_dataset(path).sha256 for path in paths]
+
+
+@given(
+    counts=st.lists(st.integers(0, 60), min_size=1, max_size=10),
+    sites=st.integers(1, 12),
+    alpha=st.none() | st.floats(1e-6, 1e6),
+    seed=st.integers(0, 2**40),
+)
+@settings(max_examples=150, deadline=None)
+def test_each_image_goes_to_one_site_as_the_shares_say(
+    counts: list[int], sites: int, alpha: float | None, seed: int
+) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    shares = draw_shares(len(counts), sites, alpha, seed)
+    assert shares.shape == (len(counts), sites) and (shares >= 0).all()
+    assert np.allclose(shares.sum(axis=1), 1)
+    parts = assign(labels, shares, seed)
+    assert len(parts) == sites
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    assert all((np.diff(part) > 0).all() for part in parts)
+    got = np.array([np.bincount(labels[part], minlength=len(counts)) for part in parts]).T
+    assert (np.abs(got - shares * np.array(counts)[:, None]) < 1 + 1e-6).all()
+    again = assign(labels, draw_shares(len(counts), sites, alpha, seed), seed)
+    assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
+    if alpha is None:
+        assert (got.max(axis=1) - got.min(axis=1) <= 1).all()
+        assert got.sum(axis=0).max() - got.sum(axis=0).min() <= 1
+
+
+def test_small_alpha_differs_and_large_alpha_does_not() -> None:
+    spread = [draw_shares(10, 4, alpha, 0).std() for alpha in (0.05, 0.5, 5, 500)]
+    assert spread == sorted(spread, reverse=True) and spread[0] > 0.3 and spread[-1] < 0.02
+
+
+def test_the_odd_image_does_not_always_go_to_the_same_site() -> None:
+    firsts = {
+        np.argmax([len(part) for part in assign(np.zeros(4), np.full((1, 3), 1 / 3), k)]) for k in range(30)
+    }
+    assert firsts == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    "labels, shares",
+    [([0, 1, 2], np.full((2, 2), 0.5)), ([0, 1], np.full((2, 2), 0.4)), ([0, 0], np.full((1, 2), math.nan))],
+)
+def test_shares_that_would_lose_images(labels: list[int], shares: np.ndarray) -> None:
+    with pytest.raises(PartitionError, match="a row for every label"):
+        assign(np.array(labels), shares, 0)
+
+
+@given(
+    sizes=st.tuples(st.integers(1, 80), st.integers(1, 25), st.integers(1, 25)),
+    sites=st.integers(1, 6),
+    alpha=st.none() | st.sampled_from((0.01, 0.3, 1.0, 100.0)),
+    seed=st.integers(0, 1000),
+    least=st.integers(1, 20),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_split_meets_the_minimum_or_says_that_it_cannot(
+    sizes: tuple[int, int, int],
+    sites: int,
+    alpha: float | None,
+    seed: int,
+    least: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tutorial_utils.partition.TRIES", 50)
+        whole = toy(tmp_path_factory.mktemp("split") / "toy", sizes)
+        try:
+            paths = split_dataset(whole.folder, sites, alpha=alpha, seed=seed, min_images=least)
+        except PartitionError as error:
+            kind = "iid" if alpha is None else f"alpha {alpha:g}"
+            assert kind in str(error) and f"{sites} sites" in str(error)
+            assert [path.name for path in whole.folder.parent.iterdir()] == ["toy"]
+            return
+    assert [path.name for path in paths] == [f"site-{k + 1}" for k in range(sites)]
+    parts = [read_dataset(path) for path in paths]
+    assert all(p.counts["train"] >= least and p.counts["valid"] >= 1 and p.counts["test"] >= 1 for p in parts)
+    for split in SPLITS:
+        images, labels = (np.concatenate([part.arrays(split)[k] for part in parts]) for k in (0, 1))
+        order = np.argsort(images[:, 0, 0, 0] + 256 * images[:, 0, 0, 1].astype(int))
+        assert np.array_equal(images[order], whole.arrays(split)[0])
+        assert np.array_equal(labels[order], whole.arrays(split)[1])
+
+
+def test_a_site_is_a_dataset_folder_with_its_own_mix(digits: Dataset, tmp_path: Path) -> None:
+    paths = split_dataset(digits.folder, 2, alpha=0.3, seed=0, out=tmp_path / "out")
+    for k, path in enumerate(paths):
+        site = read_dataset(path)
+        assert site.site == f"site-{k + 1}"
+        assert (site.name, site.classes, site.source) == (digits.name, digits.classes, digits.source)
+        mix = [np.bincount(site.arrays(split)[1], minlength=10) / site.counts[split] for split in SPLITS]
+        assert np.abs(mix[0] - mix[1]).max() < 0.03 and np.abs(mix[0] - mix[2]).max() < 0.03
+    card = json.loads((tmp_path / "out" / "split.json").read_text())
+    assert (card["sites"], card["alpha"], card["seed"], card["sha256"]) == (2, 0.3, 0, digits.sha256)
+
+
+def test_the_same_arguments_give_the_same_split(small: Dataset, tmp_path: Path) -> None:
+    runs = [
+        split_dataset(small.folder, 3, alpha=1.0, seed=seed, out=tmp_path / f"out-{k}", min_images=5)
+        for k, seed in enumerate((1, 1, 2))
+    ]
+    assert hashes(runs[0]) == hashes(runs[1]) != hashes(runs[2])
+
+
+def test_a_split_that_is_there_stays_and_another_is_refused(small: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    paths = split_dataset(small.folder, 2, alpha=None, seed=3, out=out)
+    before = [path.stat().st_mtime_ns for path in sorted(out.rglob("*"))]
+    assert split_dataset(str(small.folder), np.int64(2), alpha=None, seed=3, out=str(out)) == paths
+    assert before == [path.stat().st_mtime_ns for path in sorted(out.rglob("*"))]
+    for change in ({"sites": 3}, {"alpha": 0.5}, {"seed": 4}):
+        arguments = {"sites": 2, "alpha": None, "seed": 3} | change
+        with pytest.raises(PartitionError, match=rf"another split .*{next(iter(change))}"):
+            split_dataset(small.folder, **arguments, out=out)
+    other = toy(tmp_path / "toy", (50, 30, 20))
+    with pytest.raises(PartitionError, match=r"another split .*sha256"):
+        split_dataset(other.folder, 2, alpha=None, seed=3, out=out)
+    shutil.rmtree(out / "site-2")
+    with pytest.raises(PartitionError, match="delete the whole of it"):
+        split_dataset(small.folder, 2, alpha=None, seed=3, out=out)
+
+
+def test_the_default_folder_lies_beside_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(toy(tmp_path / "toy").folder)
+    assert split_dataset(".", 2, alpha=1)[0].parent == tmp_path / "toy-2-sites-alpha-1-seed-0"
+    assert split_dataset(".", 2, alpha=None, seed=5)[0].parent == tmp_path / "toy-2-sites-iid-seed-5"
+
+
+def test_a_foreign_folder_is_left_alone(small: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    for out in (tmp_path, tmp_path / "mine", tmp_path / "mine" / "below"):
+        with pytest.raises((PartitionError, DataError)):
+            split_dataset(small.folder, 2, out=out)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_interrupt_leaves_nothing(small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    savez, calls = np.savez, []
+
+    def interrupt(file: Path, **arrays: np.ndarray) -> None:
+        savez(file, **arrays)
+        calls.append(file)
+        if len(calls) == 4:  # in the second site
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        split_dataset(small.folder, 2, out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sites", [0, -1, 1.5, "2", True, None, math.nan])
+def test_sites_that_make_no_sense(sites: object, small: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(PartitionError, match="sites is"):
+        split_dataset(small.folder, sites, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("alpha", [0, -0.3, math.nan, math.inf, 1e9, "iid"])
+def test_alphas_that_make_no_sense(alpha: object, small: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(PartitionError, match="alpha is"):
+        split_dataset(small.folder, 2, alpha=alpha, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, None])
+def test_seeds_that_make_no_sense(seed: object, small: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(PartitionError, match="seed is"):
+        split_dataset(small.folder, 2, seed=seed, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("sites, alpha", [(4, 0.3), (10**9, 0.3), (4, None), (3, 0.001)])
+def test_sites_that_cannot_be_filled(sites: int, alpha: float | None, small: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(PartitionError, match=rf"(iid|alpha {alpha}) leaves .* {sites} sites: ask for fewer"):
+        split_dataset(small.folder, sites, alpha=alpha, out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_data_to_split(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no dataset\.json"):
+        split_dataset(tmp_path, 2)
+
+
+def run_split(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "data" / "split.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_line(small: Dataset, tmp_path: Path) -> None:
+    done = run_split(small.folder, "--sites", "2", "--alpha", "iid", "--out", "out", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["site-1", "site-2"]
+    assert "train 30, valid 10, test 10" in lines[0] and "class 3" in lines[0]
+    done = run_split(small.folder, "--sites", "40", "--out", "other", cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,142 @@
+"""Real simulations of the running example."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import ConcatDataset
+
+from dl.train import Net, evaluate, load_data, make_loader, train
+from fl.fedavg import federated_averaging
+from fl.job import build_job
+from fl.report import Report
+from tutorial_utils.data import Dataset
+from tutorial_utils.partition import split_dataset
+from tutorial_utils.results import Run, mean_by_round, sha256
+from tutorial_utils.settings import FAST, TutorialError
+from tutorial_utils.simulate import SimulationError, simulate
+
+
+def global_test(sites: list[Path]) -> ConcatDataset:
+    return ConcatDataset([load_data(site).test for site in sites])
+
+
+def accuracy(state: dict[str, torch.Tensor], sites: list[Path]) -> float:
+    net = Net()
+    net.load_state_dict(state)
+    return evaluate(net, global_test(sites))["accuracy"]
+
+
+def test_simulator_equals_federated_averaging_by_hand(run: Run, sites: list[Path]) -> None:
+    by_hand = federated_averaging(sites, FAST.rounds, batch_size=FAST.batch_size, seed=FAST.seed)
+    assert run.sha256 == sha256(by_hand)
+
+
+def test_five_sites_equal_federated_averaging_by_hand(digits: Dataset, runs: Path) -> None:
+    folders = split_dataset(digits.folder, 5, alpha=1.0, seed=0)
+    made = simulate(build_job(folders[0].parent, sites=5, rounds=2, batch_size=8), runs=runs, progress=False)
+    assert made.sha256 == sha256(federated_averaging(folders, 2, batch_size=8))
+    assert made.cross_site.shape == (5, 7)
+
+
+def test_one_site_for_one_round_equals_the_script(digits: Dataset, runs: Path) -> None:
+    (folder,) = split_dataset(digits.folder, 1, alpha=None, seed=0)
+    made = simulate(build_job(folder.parent, sites=1, rounds=1, batch_size=8), runs=runs, progress=False)
+    net = Net(0)
+    train(net, make_loader(load_data(folder).train, 8, seed=0))
+    for name, value in net.state_dict().items():
+        np.testing.assert_allclose(made.global_model[name], value, atol=1e-6)
+    assert made.best_model is None, "a single round leaves no candidate"
+
+
+def test_federation_beats_the_mean_site_alone_at_equal_steps(run: Run, sites: list[Path]) -> None:
+    alone = []
+    for site in sites:
+        net = Net(FAST.seed)
+        loader = make_loader(load_data(site).train, FAST.batch_size, FAST.seed)
+        steps = train(net, loader, epochs=FAST.rounds * FAST.epochs)
+        assert steps == run.rounds.loc[run.rounds["site"] == site.name, "steps"].sum()
+        alone.append(evaluate(net, global_test(sites))["accuracy"])
+    assert accuracy(run.global_model, sites) >= np.mean(alone) + 0.15
+
+
+def test_rounds_hold_every_site_in_every_round(run: Run, sites: list[Path]) -> None:
+    assert run.rounds["round"].tolist() == [number for number in range(FAST.rounds) for _ in sites]
+    assert set(run.rounds["site"]) == {"site-1", "site-2"}
+    first = evaluate(Net(FAST.seed), load_data(sites[0]).valid)["accuracy"]
+    assert run.rounds.loc[0, "accuracy"] == pytest.approx(first), "round 0 scores the first weights"
+    assert mean_by_round(run.rounds).between(0, 1).all()
+
+
+def test_cross_site_matrix_is_right_on_test_images(run: Run, sites: list[Path]) -> None:
+    assert list(run.cross_site.columns) == ["global", "best global", "site-1", "site-2"]
+    assert list(run.cross_site.index) == ["site-1", "site-2"]
+    for site in sites:
+        alone = accuracy(run.global_model, [site])
+        assert run.cross_site.loc[site.name, "global"] == pytest.approx(alone)
+    best = torch.load(run.job_folder.parents[1] / "site-1/simulate_job/app_site-1/best_local_model.pt")
+    assert run.cross_site.loc["site-2", "site-1"] == pytest.approx(accuracy(best["params"], sites[1:]))
+
+
+def test_global_test_accuracy_is_the_weighted_row_mean(run: Run, sites: list[Path]) -> None:
+    counts = [len(load_data(site).test) for site in sites]
+    expected = np.average(run.cross_site["global"], weights=counts)
+    assert accuracy(run.global_model, sites) == pytest.approx(expected)
+
+
+def test_best_model_is_never_the_last_average(run: Run) -> None:
+    assert run.best_model is not None
+    assert sha256(run.best_model) != run.sha256
+
+
+def test_bytes_are_plausible(run: Run) -> None:
+    model = sum(value.numel() * 4 for value in run.global_model.values())
+    exchanged = (
+        2 * FAST.sites * FAST.rounds + FAST.sites + FAST.sites * 4
+    )  # rounds, submit, validate 4 models
+    assert exchanged * model < run.bytes < 2 * exchanged * model
+
+
+def test_log_of_a_site_and_of_nobody(run: Run) -> None:
+    assert "CIFAR10ModelLearner" in run.log("site-1")
+    with pytest.raises(TutorialError, match="site-1, site-2"):
+        run.log("site-9")
+
+
+def test_report_holds_it_all(run: Run, sites: list[Path]) -> None:
+    report = Report(run, "scikit-learn digits", 0.9, 397, {"seed": 0})
+    report.write()
+    saved = json.loads((run.folder / "report.json").read_text())
+    wanted = {"dataset", "sites", "rounds", "test_accuracy", "sha256", "seconds", "bytes", "round_metrics"}
+    assert wanted | {"cross_site"} <= set(saved)
+    assert saved["rounds"] == FAST.rounds and saved["sha256"] == run.sha256
+    assert saved["cross_site"]["site-1"]["site-2"] == pytest.approx(run.cross_site.loc["site-1", "site-2"])
+    assert all(Path(path).stat().st_size > 5_000 for path in saved["figures"].values())
+    text = report.text()
+    assert "digits" in text and run.sha256 in text and "90.0%" in text and "397 images" in text
+
+
+def test_a_run_that_fails_raises_with_the_sites_traceback(sites: list[Path], runs: Path) -> None:
+    job = build_job(sites[0].parent / "nowhere", rounds=1)
+    with pytest.raises(SimulationError, match="FileNotFoundError: .*nowhere.*data/download.py") as caught:
+        simulate(job, runs=runs, progress=False)
+    assert caught.value.workspace.is_dir()
+    assert "site-1" in str(caught.value)
+    assert caught.value.log("site-1")
+
+
+def test_runs_get_folders_of_their_own(run: Run, runs: Path) -> None:
+    from tutorial_utils.simulate import _fresh_folder
+
+    assert _fresh_folder(runs, run.folder.name) != run.folder
+
+
+def test_simulate_asks_for_the_number_of_sites(runs: Path, sites: list[Path]) -> None:
+    job = build_job(sites[0].parent)
+    job.job.meta_props = {}
+    with pytest.raises(TutorialError, match="sites=2"):
+        simulate(job, runs=runs)

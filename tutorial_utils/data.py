@@ -1,0 +1,318 @@
+"""One dataset folder, however the images came: a copy that you name, the official download, or the digits.
+
+A dataset folder holds train.npz, valid.npz, test.npz (`images` uint8 [N, 3, 32, 32], `labels` int64 [N]) and
+dataset.json. No split serves two purposes: train gives gradients, valid chooses models, test is reported.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import logging
+import os
+import pickle
+import socket
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+import numpy as np
+
+from tutorial_utils.settings import TutorialError
+
+SPLITS = ("train", "valid", "test")
+FORMAT = 1
+PATIENCE = 6.0  # seconds without a word from the server after which a download is given up
+BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+DIGITS_CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+Arrays = tuple[np.ndarray, np.ndarray]
+PathLike = str | Path
+log = logging.getLogger(__name__)
+
+
+class DataError(TutorialError):
+    """The data cannot be had, read or written; the text says what to do."""
+
+
+class OfflineError(DataError):
+    """The official download cannot be reached."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What lies in a dataset folder; `source` is one phrase that says where it came from."""
+
+    folder: Path
+    name: str
+    classes: tuple[str, ...]
+    source: str
+    counts: dict[str, int]
+    sha256: dict[str, str]
+    site: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The name for people, to stand in every printed line and figure."""
+        return {"cifar10": "CIFAR-10", "digits": "scikit-learn digits"}.get(self.name, self.name)
+
+    def arrays(self, split: str) -> Arrays:
+        """Images uint8 [N, 3, 32, 32] and labels int64 [N] of one of SPLITS; DataError if damaged."""
+        with explained(f"{self.folder} is damaged: delete it and prepare it again"):
+            with np.load(self.folder / f"{split}.npz", allow_pickle=False) as file:
+                images, labels = file["images"], file["labels"]
+            _check(images, labels, len(self.classes))
+            if labels.dtype != np.int64 or len(labels) != self.counts[split]:
+                raise ValueError(f"{len(labels)} {split} labels of type {labels.dtype}")
+            return images, labels
+
+
+def _check(images: np.ndarray, labels: np.ndarray, classes: int) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (3, 32, 32) or not len(images):
+        raise ValueError(f"images are {images.dtype} {list(images.shape)}, not uint8 [N, 3, 32, 32]")
+    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+        raise ValueError(f"labels are {labels.dtype} {list(labels.shape)} for {len(images)} images")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels lie outside 0..{classes - 1}")
+
+
+@contextmanager
+def explained(sentence: str) -> Iterator[None]:
+    """What fails in here (a damaged file can raise anything) becomes a DataError: sentence (reason)."""
+    try:
+        yield
+    except TutorialError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            sentence = f"{sentence.partition(': ')[0]}: the disk is full; free 1 GB there and run this again"
+        raise DataError(f"{sentence} ({error or type(error).__name__}).") from error
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill beside `target`: renamed to it in one step at the end, gone after error or interrupt.
+
+    If another process was quicker, its folder stays and this one goes: read what lies there afterwards.
+    """
+    target = target.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temp:
+        folder = Path(temp, target.name)  # one deeper: a temporary folder itself is closed to other users
+        folder.mkdir()
+        yield folder
+        try:
+            folder.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
+def write_dataset(
+    folder: PathLike,
+    splits: Mapping[str, Arrays],
+    *,
+    name: str,
+    classes: Sequence[str],
+    source: str,
+    site: str | None = None,
+) -> Dataset:
+    """Write a dataset folder, whole or not at all. `splits` maps each of SPLITS to (images, labels).
+
+    DataError: wrong arrays, a disk that is full or refuses, other data in the folder already.
+    """
+    folder, counts, sha256 = Path(folder).expanduser(), {}, {}
+    about = {"format": FORMAT, "name": name, "classes": list(classes), "source": source, "site": site}
+    with explained(f"{folder} cannot be written: name another folder"), new_folder(folder) as temp:
+        for split in SPLITS:
+            images, labels = splits[split]
+            _check(images, labels, len(classes))
+            np.savez(temp / f"{split}.npz", images=images, labels=labels.astype(np.int64))
+            counts[split], sha256[split] = len(labels), _sha256(temp / f"{split}.npz")
+        card = json.dumps(about | {"counts": counts, "sha256": sha256}, indent=2)
+        (temp / "dataset.json").write_text(card + "\n", encoding="utf-8")
+    written = read_dataset(folder)
+    if written.sha256 != sha256:
+        raise DataError(f"{folder} holds other data already: delete it or name another folder.")
+    return written
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(np.memmap(path, np.uint8, mode="r")).hexdigest()
+
+
+def read_dataset(folder: PathLike) -> Dataset:
+    """The dataset in a folder, every file of it verified (SHA-256, shapes); DataError says what is wrong."""
+    folder = Path(folder).expanduser()
+    with explained(f"{folder} is damaged: delete it and prepare it again"):
+        if not (folder / "dataset.json").is_file():
+            raise DataError(f"{folder} has no dataset.json: name a dataset folder, or a new one to make.")
+        card = json.loads((folder / "dataset.json").read_bytes())
+        if card.pop("format") != FORMAT:
+            raise DataError(f"{folder} was prepared by another version: delete it and prepare it again.")
+        dataset = Dataset(**card | {"folder": folder, "classes": tuple(card["classes"])})
+        texts = (dataset.name, dataset.source, dataset.site or "", *dataset.classes)
+        if not isinstance(card["classes"], list) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("dataset.json has a number where a text belongs, or the reverse")
+        for split in SPLITS:
+            if _sha256(folder / f"{split}.npz") != dataset.sha256[split]:
+                raise ValueError(f"{split}.npz is not the file that was written, its SHA-256 differs")
+            dataset.arrays(split)
+    return dataset
+
+
+def prepare(
+    dataset: str = "auto",
+    *,
+    source: PathLike | None = None,
+    out: PathLike | None = None,
+    root: PathLike = "data",
+) -> Dataset:
+    """The ladder: a prepared folder, a copy you name, the official download, offline ("auto") the digits.
+
+    `source`, else the variable CIFAR10_SOURCE, names a copy: the folder cifar-10-batches-py, one that holds
+    it, or the archive. `out`, by default `root`/NAME, is the folder to make. Every rung is logged.
+    """
+    if dataset not in ("auto", "cifar10", "digits") or (source is not None and dataset == "digits"):
+        raise DataError("The dataset is auto, cifar10 or digits; a source goes with the first two only.")
+    if source is not None:  # who names a copy wants it, and wants to hear of a wrong path at once
+        dataset, source = "cifar10", _find_copy(source)
+    target = Path(out or Path(root, "digits" if dataset == "digits" else "cifar10")).expanduser()
+    if ready := _prepared(target, dataset):
+        return ready
+    if dataset != "digits":
+        if source is None and os.environ.get("CIFAR10_SOURCE"):
+            source = _find_copy(os.environ["CIFAR10_SOURCE"])
+        try:
+            return _make_cifar10(target, source)
+        except OfflineError as error:
+            if dataset == "cifar10":
+                raise
+            log.info("%s", error)
+    target = Path(out or Path(root, "digits")).expanduser()
+    return _prepared(target, "digits") or _make_digits(target)
+
+
+def _prepared(target: Path, dataset: str) -> Dataset | None:
+    with explained(f"{target} cannot be used: name another folder"):
+        if not target.exists() or not any(target.iterdir()):
+            return None
+    ready = read_dataset(target)
+    if dataset not in ("auto", ready.name):
+        raise DataError(f"{target} holds the {ready.title}, not {dataset}: name another folder.")
+    log.info("%s: prepared already in %s", ready.title, target)
+    return ready
+
+
+def _make_digits(target: Path) -> Dataset:
+    from sklearn.datasets import load_digits  # these imports take seconds: only who needs them pays
+    from sklearn.model_selection import train_test_split
+
+    log.info("Taking the digits that scikit-learn ships, drawn as 32x32 RGB, instead of CIFAR-10.")
+    digits = load_digits()
+    grey = np.round(digits.images * (255 / 16)).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    images, labels = np.stack([grey] * 3, axis=1), digits.target
+    rest, test = train_test_split(np.arange(len(labels)), test_size=397, stratify=labels, random_state=0)
+    train, valid = train_test_split(rest, test_size=200, stratify=labels[rest], random_state=0)
+    splits = {s: (images[i], labels[i]) for s, i in zip(SPLITS, (train, valid, test), strict=True)}
+    source = "shipped with scikit-learn, drawn as 32x32 RGB"
+    return write_dataset(target, splits, name="digits", classes=DIGITS_CLASSES, source=source)
+
+
+def _make_cifar10(target: Path, copy: Path | None) -> Dataset:
+    from sklearn.model_selection import train_test_split
+    from torchvision.datasets import CIFAR10
+
+    if copy:
+        log.info("Reading the copy of CIFAR-10 at %s", copy)
+        batches, phrase = _read_batches(copy), "a copy, MD5 as the official one"
+        md5 = dict(CIFAR10.train_list + CIFAR10.test_list)
+        if other := [name for name in BATCHES if batches[name][2] != md5[name]]:
+            log.warning("MD5 is not the official one, accepted as you named it: %s", ", ".join(other))
+            phrase = "a copy, MD5 not the official one"
+    else:
+        with explained(f"{target} cannot be written: name another folder"):
+            target.resolve().parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=target.resolve().parent) as temp:
+                batches, phrase = _read_batches(_download(temp)), "the official download"
+    images, labels = (np.concatenate([batches[name][i] for name in BATCHES[:5]]) for i in (0, 1))
+    with explained("The training images cannot be split: name another copy"):
+        parts = train_test_split(np.arange(len(labels)), test_size=0.1, stratify=labels, random_state=0)
+    splits = {s: (images[i], labels[i]) for s, i in zip(("train", "valid"), parts, strict=True)}
+    splits["test"] = batches["test_batch"][:2]
+    del batches, images  # 340 MB that nobody needs while the files are written
+    return write_dataset(target, splits, name="cifar10", classes=CIFAR10_CLASSES, source=phrase)
+
+
+def _find_copy(source: PathLike) -> Path:
+    with explained(f"{source} cannot be read: name another copy"):
+        source = Path(source).expanduser().resolve()
+        for place in (source, source / "cifar-10-batches-py", source / "cifar-10-python.tar.gz"):
+            if place.is_file() or (place / BATCHES[0]).is_file():
+                return place
+    names = "the folder cifar-10-batches-py, a folder that holds it, or cifar-10-python.tar.gz"
+    raise DataError(f"There is no CIFAR-10 at {source}: name (--source, CIFAR10_SOURCE) {names}.")
+
+
+def _read_batches(place: Path) -> dict[str, tuple[np.ndarray, np.ndarray, str]]:
+    """Images, labels and MD5 of each batch in a folder or an archive; nothing is unpacked to disk."""
+    with explained(f"{place} is not a whole CIFAR-10: fetch it again"):
+        if place.is_dir():
+            return {name: _read_batch((place / name).read_bytes()) for name in BATCHES}
+        found = {}
+        with tarfile.open(place) as tar:
+            for member in tar:  # in the archive's order: to go back in a gzip is to read it again
+                if member.isfile() and Path(member.name).name in BATCHES:
+                    found[Path(member.name).name] = _read_batch(tar.extractfile(member).read())
+        if missing := sorted(set(BATCHES) - set(found)):
+            raise ValueError(f"{', '.join(missing)} not found")
+        return found
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """A pickle may call whatever it names. This one knows what rebuilds an array, and imports nothing."""
+
+    def find_class(self, module: str, name: str) -> object:
+        modules = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "_codecs")
+        known = {"ndarray": np.ndarray, "dtype": np.dtype, "encode": str.encode}
+        known["_reconstruct"] = np.empty(0).__reduce__()[0]
+        if module not in modules or name not in known:
+            raise pickle.UnpicklingError(f"its pickle asks for {module}.{name}, which no image needs")
+        return known[name]
+
+
+def _read_batch(data: bytes) -> tuple[np.ndarray, np.ndarray, str]:
+    batch = _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
+    batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
+    images, labels = batch["data"].reshape(-1, 3, 32, 32), np.asarray(batch["labels"])
+    _check(images, labels, len(CIFAR10_CLASSES))
+    return images, labels, hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _download(folder: str) -> Path:
+    """The official archive, fetched into `folder` by torchvision, which checks its MD5 and shows progress."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import download_url
+
+    log.info("Downloading CIFAR-10 (170 MB) from %s", CIFAR10.url)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        download_url(CIFAR10.url, folder, CIFAR10.filename, CIFAR10.tgz_md5)
+    except (RuntimeError, HTTPException) as error:
+        advice = "run this again, or name a copy with --source, or ask for --dataset digits"
+        raise DataError(f"The download is damaged (wrong checksum or cut short): {advice}.") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise  # the disk's fault, not the network's
+        advice = "CIFAR-10 needs a network once, or a copy that you name with --source"
+        raise OfflineError(f"{CIFAR10.url} gives no whole answer ({error}): {advice}.") from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return Path(folder, CIFAR10.filename)

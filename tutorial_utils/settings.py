@@ -1,0 +1,54 @@
+"""The knobs of the series: which data, how many rounds, how large a batch. One for reading, one for testing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+
+class TutorialError(Exception):
+    """A mistake that the reader can mend. Its text is one plain sentence that says how."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a run of the series can be told.
+
+    Attributes:
+        dataset: what `data.prepare` is asked for: "auto" (CIFAR-10, else the digits), "cifar10" or "digits".
+        sites: how many sites hold the data.
+        alpha: concentration of the Dirichlet split by label; small means that the sites differ.
+        rounds: how often the sites' models are averaged.
+        epochs: passes over a site's own images in one round.
+        batch_size, lr, momentum: of the stochastic gradient descent.
+        seed: where every random number comes from.
+        seeds: the runs that a spread is drawn over.
+    """
+
+    dataset: str = "auto"
+    sites: int = 2
+    alpha: float = 0.3
+    rounds: int = 10
+    epochs: int = 1
+    batch_size: int = 32
+    lr: float = 0.01
+    momentum: float = 0.9
+    seed: int = 0
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+FULL = Settings()
+FAST = Settings(dataset="digits", rounds=5, batch_size=8)
+
+
+def current() -> Settings:
+    """FAST where the environment says TUTORIAL_FAST=1 (the test suite does), else FULL."""
+    return FAST if os.environ.get("TUTORIAL_FAST") == "1" else FULL
+
+
+def suited_to(settings: Settings, dataset_name: str) -> Settings:
+    """The same settings with the batch size that the data need.
+
+    The digits are a thousand images: at a batch of 32 five rounds are too few steps to learn anything.
+    """
+    return replace(settings, batch_size=FAST.batch_size) if dataset_name == "digits" else settings
