@@ -21,9 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", metavar="DIR", help="a dataset folder, as data/download.py makes it")
     parser.add_argument("--sites", type=int, required=True, help="how many sites")
-    parser.add_argument(
-        "--alpha", type=parse_alpha, default=0.3, help="small: the sites differ; or iid (0.3)"
-    )
+    parser.add_argument("--alpha", type=parse_alpha, default=0.3, help="small: the sites differ; or iid (0.3)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="the folder to make (default: beside DIR, named by sites, alpha, seed)")
     args = parser.parse_args()

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10
 
 from tutorial_utils import data
-from tutorial_utils.data import SPLITS, DataError, Dataset, prepare, read_dataset, write_dataset
+from tutorial_utils.data import SPLITS, DataError, Dataset, prepare, read_dataset, subset, write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_IMAGES, TEST_IMAGES = 40, 15  # in each of the five batches, and in the test batch
@@ -254,9 +254,7 @@ def test_truncated_files_end_in_a_data_error(name: str, part: float, small: Data
 
 @damage
 @given(field=st.sampled_from(FIELDS), value=JSON, drop=st.booleans())
-def test_a_strange_card_ends_in_a_data_error_or_reads(
-    field: str, value: object, drop: bool, small: Dataset
-) -> None:
+def test_a_strange_card_ends_in_a_data_error_or_reads(field: str, value: object, drop: bool, small: Dataset) -> None:
     path = small.folder / "dataset.json"
     content = path.read_text()
     card = json.loads(content) | {field: value}
@@ -426,9 +424,7 @@ def test_a_pickle_is_read_without_executing_it(
     assert names(tmp_path) == sorted(["hand"] + [CIFAR10.filename] * packed)
 
 
-@pytest.mark.parametrize(
-    "call", ["builtins\neval", "numpy\nload", "numpy.core.multiarray\nfromfile", "os\nsystem"]
-)
+@pytest.mark.parametrize("call", ["builtins\neval", "numpy\nload", "numpy.core.multiarray\nfromfile", "os\nsystem"])
 def test_other_calls_are_not_found_either(call: str, copy: Path, tmp_path: Path) -> None:
     (copy / "test_batch").write_bytes(b"\x80\x02c" + call.encode() + b"\nU\x011\x85R.")
     with pytest.raises(DataError, match="asks for"):
@@ -636,9 +632,7 @@ def test_a_server_that_does_not_deliver_is_given_up(manner: str, server: Server,
     assert names(tmp_path / "root") == []
 
 
-def test_no_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(CIFAR10, "url", closed_port())
     with pytest.raises(DataError, match="needs a network once"):
@@ -712,3 +706,17 @@ def test_a_mistake_is_one_sentence_and_exit_code_1(tmp_path: Path) -> None:
     assert (process.returncode, out) == (1, "")
     assert err.startswith("There is no CIFAR-10 at") and len(err.splitlines()) == 1
     assert names(tmp_path) == []
+
+
+def test_subset_takes_each_class_in_its_share_and_leaves_valid_and_test(digits: Dataset) -> None:
+    few = subset(digits, 300)
+    assert few.counts == {"train": 300, "valid": 200, "test": 397}
+    assert np.ptp(np.bincount(few.arrays("train")[1])) <= 2
+    for split in ("valid", "test"):
+        np.testing.assert_array_equal(few.arrays(split)[0], digits.arrays(split)[0])
+    whole = {image.tobytes() for image in digits.arrays("train")[0]}
+    assert {image.tobytes() for image in few.arrays("train")[0]} <= whole
+    assert subset(digits, 300) == few
+    assert subset(digits, None) is digits and subset(digits, 5_000) is digits
+    with pytest.raises(DataError, match="ask for more"):
+        subset(digits, 3)

@@ -51,9 +51,7 @@ def test_package_init_imports_nothing() -> None:
 
 def test_importing_the_learner_pulls_in_no_plots_no_tables_no_torchvision() -> None:
     code = "import sys, tutorial_utils.learner; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not {"matplotlib", "pandas", "torchvision", "sklearn"} & set(loaded.stdout.split())
 
 
@@ -62,9 +60,6 @@ def test_code_is_not_a_package() -> None:
 
 
 def test_package_is_small() -> None:
-    lengths = {
-        p.name: len(p.read_text(encoding="utf-8").splitlines())
-        for p in (ROOT / "tutorial_utils").glob("*.py")
-    }
+    lengths = {p.name: len(p.read_text(encoding="utf-8").splitlines()) for p in (ROOT / "tutorial_utils").glob("*.py")}
     assert sum(lengths.values()) <= 1500, lengths
     assert max(lengths.values()) <= 250, lengths

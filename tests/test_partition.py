@@ -74,9 +74,7 @@ def test_small_alpha_differs_and_large_alpha_does_not() -> None:
 
 
 def test_the_odd_image_does_not_always_go_to_the_same_site() -> None:
-    firsts = {
-        np.argmax([len(part) for part in assign(np.zeros(4), np.full((1, 3), 1 / 3), k)]) for k in range(30)
-    }
+    firsts = {np.argmax([len(part) for part in assign(np.zeros(4), np.full((1, 3), 1 / 3), k)]) for k in range(30)}
     assert firsts == {0, 1, 2}
 
 

@@ -40,9 +40,7 @@ def round_table(sites: int, rounds: int = 5) -> pd.DataFrame:
 
 def cross_site_table(sites: int) -> pd.DataFrame:
     values = np.random.default_rng(1).uniform(0.2, 0.8, (sites, sites + 2))
-    return pd.DataFrame(
-        values, index=site_names(sites), columns=["global", "best global", *site_names(sites)]
-    )
+    return pd.DataFrame(values, index=site_names(sites), columns=["global", "best global", *site_names(sites)])
 
 
 def seed_table(seeds: int, epochs: int = 0) -> pd.DataFrame:
@@ -53,11 +51,7 @@ def seed_table(seeds: int, epochs: int = 0) -> pd.DataFrame:
         for seed in range(seeds)
     ]
     if epochs:
-        rows = [
-            {**r, "epochs": n, "accuracy": r["accuracy"] * n / epochs}
-            for r in rows
-            for n in range(1, epochs + 1)
-        ]
+        rows = [{**r, "epochs": n, "accuracy": r["accuracy"] * n / epochs} for r in rows for n in range(1, epochs + 1)]
     return pd.DataFrame(rows)
 
 

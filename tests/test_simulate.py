@@ -95,9 +95,7 @@ def test_best_model_is_never_the_last_average(run: Run) -> None:
 
 def test_bytes_are_plausible(run: Run) -> None:
     model = sum(value.numel() * 4 for value in run.global_model.values())
-    exchanged = (
-        2 * FAST.sites * FAST.rounds + FAST.sites + FAST.sites * 4
-    )  # rounds, submit, validate 4 models
+    exchanged = 2 * FAST.sites * FAST.rounds + FAST.sites + FAST.sites * 4  # rounds, submit, validate 4 models
     assert exchanged * model < run.bytes < 2 * exchanged * model
 
 
@@ -122,7 +120,7 @@ def test_report_holds_it_all(run: Run, sites: list[Path]) -> None:
 
 def test_a_run_that_fails_raises_with_the_sites_traceback(sites: list[Path], runs: Path) -> None:
     job = build_job(sites[0].parent / "nowhere", rounds=1)
-    with pytest.raises(SimulationError, match="FileNotFoundError: .*nowhere.*data/download.py") as caught:
+    with pytest.raises(SimulationError, match=r"FileNotFoundError: .*nowhere.*data/download.py") as caught:
         simulate(job, runs=runs, progress=False)
     assert caught.value.workspace.is_dir()
     assert "site-1" in str(caught.value)

@@ -88,9 +88,7 @@ class PTModelLearner(ModelLearner):
         """Score a model: on "valid" to choose the best global one, on "test" in cross-site evaluation."""
         why = self.get_shareable_header(AppConstants.VALIDATE_TYPE)
         self.load_params(model.params)
-        return FLModel(
-            metrics=self.local_validate("valid" if why == ValidateType.BEFORE_TRAIN_VALIDATE else "test")
-        )
+        return FLModel(metrics=self.local_validate("valid" if why == ValidateType.BEFORE_TRAIN_VALIDATE else "test"))
 
     def get_model(self, model_name: str) -> FLModel:
         """The best model that this site has trained in this job. It is what the other sites will score."""
@@ -99,9 +97,7 @@ class PTModelLearner(ModelLearner):
         if not self.best_path().is_file():
             raise LearnerError(f"{self.site_name} has no best model yet: train at least one round first.")
         best = torch.load(self.best_path(), weights_only=True)
-        return FLModel(
-            params_type=ParamsType.FULL, params=to_numpy(best["params"]), meta={"round": best["round"]}
-        )
+        return FLModel(params_type=ParamsType.FULL, params=to_numpy(best["params"]), meta={"round": best["round"]})
 
     def configure(self, model: FLModel) -> None:
         """Change settings while running: each name in `model.params` must be one that the constructor set."""
@@ -220,9 +216,7 @@ test_drive.__test__ = False  # pytest would take it for a test
 
 def _place(learner: ModelLearner, site: str, folder: str, signal: Signal) -> None:
     """Set what FLARE's executor sets on a learner before its first task."""
-    context = FLContextManager(
-        identity_name=site, job_id="test_drive", public_stickers={}, private_stickers={}
-    )
+    context = FLContextManager(identity_name=site, job_id="test_drive", public_stickers={}, private_stickers={})
     learner.fl_ctx = context.new_context()
     learner.site_name, learner.job_id = site, "test_drive"
     learner.app_root = learner.job_root = learner.workspace_root = folder

@@ -102,9 +102,7 @@ def _check(sites: int, alpha: float | None, seed: int = 0, min_images: int = 1) 
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise PartitionError(f"{name} is {value!r}: it must be a whole number, {least} or more.")
     if alpha is not None and not (isinstance(alpha, Real) and 0 < alpha <= 1e6):
-        raise PartitionError(
-            f"alpha is {alpha!r}: it must lie above 0, up to 1e6, or be iid (None in Python)."
-        )
+        raise PartitionError(f"alpha is {alpha!r}: it must lie above 0, up to 1e6, or be iid (None in Python).")
 
 
 def _plan(dataset: data.Dataset, card: dict) -> dict[str, list[np.ndarray]]:

@@ -26,9 +26,7 @@ LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue look in grey (ITU
 WIDTH = 6.4  # inches: 640 pixels in a notebook
 NO_FRAME = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 LOOK = {"font.size": 9, "axes.titlesize": 9, "axes.axisbelow": True, **NO_FRAME}
-in_our_style = style.context(
-    ["default", LOOK]
-)  # a decorator: the reader's own style stays out, and as it was
+in_our_style = style.context(["default", LOOK])  # a decorator: the reader's own style stays out, and as it was
 
 
 class TutorialFigure(Figure):

@@ -105,13 +105,9 @@ def read_rounds(path: Path) -> pd.DataFrame:
             record = json.loads(line)
             for site in record["sites"]:
                 metrics = {metric["name"]: metric["value"] for metric in site["metrics"]}
-                rows.append(
-                    {"round": record["round"], "site": site["name"], **metrics, "steps": site.get("weight")}
-                )
+                rows.append({"round": record["round"], "site": site["name"], **metrics, "steps": site.get("weight")})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(
-            f"{path} does not hold the metrics of the rounds ({error}): run the job again."
-        ) from error
+        raise ResultsError(f"{path} does not hold the metrics of the rounds ({error}): run the job again.") from error
     if not rows:
         raise ResultsError(f"{path} holds no round: the job ended before its first round did.")
     return pd.DataFrame(rows).sort_values(["round", "site"], ignore_index=True)
@@ -133,9 +129,7 @@ def read_cross_site(path: Path) -> pd.DataFrame:
         }
         frame = pd.DataFrame.from_dict(cells, orient="index", dtype=float)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(
-            f"{path} does not hold a cross-site matrix ({error}): run the job again."
-        ) from error
+        raise ResultsError(f"{path} does not hold a cross-site matrix ({error}): run the job again.") from error
     order = [name for name in SERVER_MODELS.values() if name in frame.columns]
     order += sorted(set(frame.columns) - set(order), key=_by_number)
     frame = frame.loc[sorted(frame.index, key=_by_number), order]
@@ -156,9 +150,7 @@ def read_model(path: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError as error:
         raise ResultsError(f"{path} is missing: the job saved no model.") from error
     except Exception as error:
-        raise ResultsError(
-            f"{path} does not hold a model ({type(error).__name__}): run the job again."
-        ) from error
+        raise ResultsError(f"{path} does not hold a model ({type(error).__name__}): run the job again.") from error
 
 
 def read_bytes(path: Path) -> int:

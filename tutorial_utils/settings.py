@@ -16,6 +16,7 @@ class Settings:
 
     Attributes:
         dataset: what `data.prepare` is asked for: "auto" (CIFAR-10, else the digits), "cifar10" or "digits".
+        images: how many training images to take, all if None. 10,000 keep each notebook within minutes.
         sites: how many sites hold the data.
         alpha: concentration of the Dirichlet split by label; small means that the sites differ.
         rounds: how often the sites' models are averaged.
@@ -26,6 +27,7 @@ class Settings:
     """
 
     dataset: str = "auto"
+    images: int | None = 10_000
     sites: int = 2
     alpha: float = 0.3
     rounds: int = 10

@@ -66,9 +66,7 @@ def simulate(
     sites = sites or props.get("sites")
     rounds = rounds or props.get("rounds")
     if not sites:
-        raise TutorialError(
-            "How many sites? Say simulate(job, sites=2), or build the job with fl.job.build_job."
-        )
+        raise TutorialError("How many sites? Say simulate(job, sites=2), or build the job with fl.job.build_job.")
     if threads is not None and not 1 <= threads <= sites:
         raise TutorialError(f"threads is {threads}: it must be from 1 to the number of sites, {sites}.")
     names = tuple(f"site-{number}" for number in range(1, sites + 1))
@@ -112,9 +110,7 @@ def _run_simulator(run: Run, job_name: str, threads: int, rounds: int | None, pr
 @contextmanager
 def _process(command: list[str], folder: Path, log: object) -> Iterator[subprocess.Popen]:
     """A process whose whole family ends with this block, however it is left."""
-    process = subprocess.Popen(
-        command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     family: dict[int, psutil.Process] = {}
     try:
         yield process
@@ -167,9 +163,7 @@ def _missing(run: Run, rounds: int | None) -> str | None:
         matrix = run.cross_site.reindex(index=run.sites, columns=["global", *run.sites])
         holes = matrix.isna().stack()
         if holes.any():
-            return (
-                "the cross-site matrix lacks " + ", ".join(f"{m} on {s}" for s, m in holes[holes].index) + "."
-            )
+            return "the cross-site matrix lacks " + ", ".join(f"{m} on {s}" for s, m in holes[holes].index) + "."
     return None
 
 

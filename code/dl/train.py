@@ -2,8 +2,8 @@
 
     python code/dl/train.py --data data/cifar10 --epochs 10
 
-It is plain PyTorch and knows nothing of federated learning. The net is the one of PyTorch's 60-minute blitz
-(62,006 parameters). RESULTS_GO_HERE
+It is plain PyTorch and knows nothing of federated learning. The net is the one of PyTorch's 60-minute
+blitz (62,006 parameters). RESULTS_GO_HERE
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 class Net(nn.Module):
     """Two convolutions, three linear layers: [N, 3, 32, 32] floats in -1..1 to [N, classes] scores.
 
-    The first weights depend on `seed` alone, so that everyone who builds this net starts from the same ones.
+    The first weights depend on `seed` alone: everyone who builds this net starts from the same ones.
     """
 
     def __init__(self, seed: int = 0, classes: int = 10) -> None:
@@ -71,7 +71,7 @@ def load_data(folder: str | Path) -> Data:
 
 
 def make_loader(data: Dataset, batch_size: int = 32, seed: int | None = None) -> DataLoader:
-    """Batches in the folder's order, or, with a seed, shuffled anew each epoch in an order that it fixes."""
+    """Batches in the folder's order; with a seed, shuffled anew each epoch in an order that it fixes."""
     if seed is None:
         return DataLoader(data, batch_size)
     return DataLoader(data, batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed))
@@ -85,7 +85,7 @@ def pick_device() -> torch.device:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Bytes 0..255 to floats -1..1. Done batch by batch: the images stay bytes, a quarter of the memory."""
+    """Bytes 0..255 to floats -1..1. Done batch by batch: bytes take a quarter of the memory."""
     return images.float() / 127.5 - 1.0
 
 
@@ -137,9 +137,12 @@ def predict(net: nn.Module, data: Dataset, batch_size: int = 500) -> tuple[Tenso
     net.eval()
     with torch.inference_mode():
         batches = [
-            (net(normalize(images.to(device))), labels) for images, labels in make_loader(data, batch_size)
+            (net(normalize(images.to(device))), labels)
+            for images, labels in make_loader(data, batch_size)
         ]
-    return torch.cat([scores for scores, _ in batches]).cpu(), torch.cat([labels for _, labels in batches])
+    return torch.cat([scores for scores, _ in batches]).cpu(), torch.cat(
+        [labels for _, labels in batches]
+    )
 
 
 def evaluate(net: nn.Module, data: Dataset) -> dict[str, float]:
@@ -152,8 +155,12 @@ def evaluate(net: nn.Module, data: Dataset) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a small convolutional net on one dataset folder.")
-    parser.add_argument("--data", type=Path, required=True, help="a dataset folder, such as data/cifar10")
+    parser = argparse.ArgumentParser(
+        description="Train a small convolutional net on one dataset folder."
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="a dataset folder, such as data/cifar10"
+    )
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--batch-size", type=int, default=32, help="8 suits the digits, which are few")
@@ -174,7 +181,13 @@ def main() -> None:
         valid = evaluate(net, data.valid)["accuracy"]
         print(f"epoch {epoch:3d}   training loss {loss:.3f}   validation accuracy {valid:.1%}")
 
-    train(net, make_loader(data.train, args.batch_size, args.seed), args.epochs, args.lr, after_epoch=report)
+    train(
+        net,
+        make_loader(data.train, args.batch_size, args.seed),
+        args.epochs,
+        args.lr,
+        after_epoch=report,
+    )
     test = evaluate(net, data.test)["accuracy"]
     print(f"test accuracy {test:.1%} ({len(data.test):,} images of {args.data})")
     args.out.parent.mkdir(parents=True, exist_ok=True)

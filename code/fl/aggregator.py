@@ -11,9 +11,9 @@ from nvflare.app_common.aggregators.intime_accumulate_model_aggregator import (
 class OrderedAggregator(InTimeAccumulateWeightedAggregator):
     """FLARE's weighted average, added up in the order of the sites' names.
 
-    FLARE adds each update as it arrives. Floating-point sums depend on their order, so with three or more
-    sites two runs differ in the last bits. This one holds a round's updates until all are in: a few more
-    copies of the weights in the server's memory, and the same bits in every run.
+    FLARE adds each update as it arrives. Floating-point sums depend on their order, so with three or
+    more sites two runs differ in the last bits. This one holds a round's updates until all are in: a
+    few more copies of the weights in the server's memory, and the same bits in every run.
     """
 
     def __init__(self, expected_data_kind: str = "WEIGHTS") -> None:

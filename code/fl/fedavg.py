@@ -17,8 +17,10 @@ from tutorial_utils.learner import round_seed, to_numpy
 Params = dict[str, np.ndarray]
 
 
-def train_locally(net: Net, folder: Path, params: Params, seed: int, batch_size: int, **how: float) -> int:
-    """One site in one round: start from the given weights, train on the folder's images, return the steps."""
+def train_locally(
+    net: Net, folder: Path, params: Params, seed: int, batch_size: int, **how: float
+) -> int:
+    """One site in one round: start from the given weights, train on its images, return the steps."""
     net.load_state_dict({name: torch.from_numpy(value) for name, value in params.items()})
     return train(net, make_loader(load_data(folder).train, batch_size, seed), **how)
 
@@ -26,13 +28,14 @@ def train_locally(net: Net, folder: Path, params: Params, seed: int, batch_size:
 def average(updates: Sequence[tuple[Params, int]]) -> Params:
     """The mean of the sites' weights, each counted as often as it made steps.
 
-    In FLARE's order of arithmetic (multiply, add, then one multiplication by 1 / total): another order rounds
-    otherwise, and the last bits differ.
+    In FLARE's order of arithmetic (multiply, add, then one multiplication by 1 / total): another order
+    rounds otherwise, and the last bits differ.
     """
     total = sum(steps for _, steps in updates)
     names = updates[0][0]
     return {
-        name: sum(params[name] * float(steps) for params, steps in updates) * (1.0 / total) for name in names
+        name: sum(params[name] * float(steps) for params, steps in updates) * (1.0 / total)
+        for name in names
     }
 
 

@@ -54,8 +54,8 @@ def build_job(
     """Federated Averaging of CIFAR10ModelLearner, then cross-site evaluation, as a FedJob.
 
     Args:
-        data: the folder of the site folders; each site reads data/its-own-name. An environment variable in it
-            ("$SITE_DATA") is expanded at the site.
+        data: the folder of the site folders; each site reads data/its-own-name. An environment variable
+            in it ("$SITE_DATA") is expanded at the site.
         sites: how many must take part in every round.
         rounds: how often the models are averaged.
         epochs, lr, batch_size, momentum, seed: as in dl/train.py; epochs are local, in each round.
@@ -63,7 +63,13 @@ def build_job(
 
     Raises: TutorialError for a number that makes no sense.
     """
-    counts = {"sites": sites, "rounds": rounds, "epochs": epochs, "batch_size": batch_size, "lr": lr}
+    counts = {
+        "sites": sites,
+        "rounds": rounds,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+    }
     for name_of, value in counts.items():
         if value <= 0:
             raise TutorialError(f"{name_of} is {value}: it must be more than 0.")
@@ -76,7 +82,7 @@ def build_job(
 
 def add_server(job: FedJob, sites: int, rounds: int, seed: int) -> None:
     """What runs on the server: the first model, two workflows one after the other, and who helps them."""
-    ids = job.to_server(PTModel(Net(seed)))  # adds a persistor and a locator: they save the model and find it
+    ids = job.to_server(PTModel(Net(seed)))  # adds a persistor (saves it) and a locator (finds it)
     job.to_server(FullModelShareableGenerator(), id="shareable_generator")
     job.to_server(OrderedAggregator(), id="aggregator")
     job.to_server(IntimeModelSelector(key_metric="accuracy"), id="model_selector")
@@ -101,11 +107,13 @@ def add_server(job: FedJob, sites: int, rounds: int, seed: int) -> None:
 def add_sites(job: FedJob, data: str | Path, **settings: Any) -> None:
     """What runs at every site: the learner, and the executor that hands FLARE's tasks to it."""
     with warnings.catch_warnings(record=True):
-        # FLARE 2.9 warns once a process, past every filter, that ModelLearner is deprecated. The README and
-        # notebook 04 say so in plain words, and what follows from it.
+        # FLARE 2.9 warns once a process, past every filter, that ModelLearner is deprecated. The README
+        # and notebook 04 say so in plain words, and what follows from it.
         learner = CIFAR10ModelLearner(str(data), **settings)
     job.to_clients(learner, id="learner")
-    job.to_clients(ModelLearnerExecutor(learner_id="learner"), tasks=["train", "validate", "submit_model"])
+    job.to_clients(
+        ModelLearnerExecutor(learner_id="learner"), tasks=["train", "validate", "submit_model"]
+    )
     # FedJob ships the files beside the learner's own, but not those of an installed package: name it.
     job.add_file_to_clients(shipped.__file__, dest_dir="tutorial_utils")
 
@@ -131,7 +139,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--source", type=Path, help="your copy of CIFAR-10 (or set CIFAR10_SOURCE)")
     parser.add_argument("--sites", type=int, default=2)
     parser.add_argument(
-        "--alpha", type=parse_alpha, default=0.3, help="of the Dirichlet split, small: sites differ; or iid"
+        "--alpha",
+        type=parse_alpha,
+        default=0.3,
+        help="of the Dirichlet split, small: sites differ; or iid",
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=1, help="local epochs in each round")

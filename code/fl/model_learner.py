@@ -2,11 +2,11 @@
 
 Where each method of FLARE's ModelLearner lives:
 
-    method                              file
-    initialize                          here (and tutorial_utils/learner.py, which it calls first)
-    train, validate, get_model          tutorial_utils/learner.py; they call local_train, local_validate here
-    configure, abort, finalize          tutorial_utils/learner.py
-    is_aborted, info, warning, ...      nvflare: FLComponentWrapper, the parent of ModelLearner
+    method                         file
+    initialize                     here (and tutorial_utils/learner.py, which it calls first)
+    train, validate, get_model     tutorial_utils/learner.py; they call local_train and local_validate
+    configure, abort, finalize     tutorial_utils/learner.py
+    is_aborted, info, warning      nvflare: FLComponentWrapper, the parent of ModelLearner
 """
 
 import os

@@ -33,7 +33,10 @@ class Report:
     @property
     def figures(self) -> dict[str, Path]:
         folder = self.run.folder
-        return {"learning_curve": folder / "learning_curve.png", "cross_site": folder / "cross_site.png"}
+        return {
+            "learning_curve": folder / "learning_curve.png",
+            "cross_site": folder / "cross_site.png",
+        }
 
     def as_dict(self) -> dict[str, Any]:
         run = self.run
@@ -55,7 +58,9 @@ class Report:
 
     def write(self) -> None:
         """Draw the two figures and write report.json, all in the run's folder."""
-        curve = plots.learning_curves(self.run.rounds, self.dataset, self.test_accuracy, self.test_images)
+        curve = plots.learning_curves(
+            self.run.rounds, self.dataset, self.test_accuracy, self.test_images
+        )
         curve.savefig(self.figures["learning_curve"], dpi=150)
         heatmap = plots.cross_site_heatmap(self.run.cross_site, self.dataset, self.test_images)
         heatmap.savefig(self.figures["cross_site"], dpi=150)
