@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from tutorial_utils import data
 from tutorial_utils.settings import TutorialError
@@ -95,6 +96,15 @@ def split_dataset(
         return [data.read_dataset(out / f"site-{k + 1}").folder for k in range(sites)]
     except data.DataError as error:
         raise PartitionError(f"{out} is damaged: delete the whole of it and split again ({error})") from error
+
+
+def count_labels(folders: Sequence[Path]) -> pd.DataFrame:
+    """Training images by label: a row for each dataset folder, a column for each class."""
+    rows = {}
+    for folder in folders:
+        part = data.read_dataset(folder)
+        rows[folder.name] = np.bincount(part.arrays("train")[1], minlength=len(part.classes))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=part.classes)
 
 
 def _check(sites: int, alpha: float | None, seed: int = 0, min_images: int = 1) -> None:

@@ -40,7 +40,7 @@ class Settings:
 
 
 FULL = Settings()
-FAST = Settings(dataset="digits", rounds=5, batch_size=8)
+FAST = Settings(dataset="digits", images=None, rounds=5, batch_size=8)
 
 
 def current() -> Settings:

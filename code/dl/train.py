@@ -161,11 +161,11 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="a dataset folder, such as data/cifar10"
     )
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=10, help="the best one, by validation, is kept")
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--batch-size", type=int, default=32, help="8 suits the digits, which are few")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("model.pt"), help="where the weights go")
+    parser.add_argument("--out", type=Path, default=Path("model.pt"), help="where the best weights go")
     args = parser.parse_args()
 
     torch.set_num_threads(
@@ -175,23 +175,22 @@ def main() -> None:
         data = load_data(args.data)
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from None
-    net = Net(args.seed).to(pick_device())
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    net, best = Net(args.seed).to(pick_device()), 0.0
 
-    def report(epoch: int, loss: float) -> None:
+    def keep_best(epoch: int, loss: float) -> None:
+        nonlocal best
         valid = evaluate(net, data.valid)["accuracy"]
+        if valid >= best:
+            best = valid
+            torch.save(net.state_dict(), args.out)
         print(f"epoch {epoch:3d}   training loss {loss:.3f}   validation accuracy {valid:.1%}")
 
-    train(
-        net,
-        make_loader(data.train, args.batch_size, args.seed),
-        args.epochs,
-        args.lr,
-        after_epoch=report,
-    )
+    loader = make_loader(data.train, args.batch_size, args.seed)
+    train(net, loader, args.epochs, args.lr, after_epoch=keep_best)
+    net.load_state_dict(torch.load(args.out, weights_only=True))  # the epoch that validation chose
     test = evaluate(net, data.test)["accuracy"]
     print(f"test accuracy {test:.1%} ({len(data.test):,} images of {args.data})")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(net.state_dict(), args.out)
     print(f"weights in {args.out}")
 
 

@@ -27,12 +27,11 @@ from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEva
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 from nvflare.app_opt.pt.job_config.model import PTModel
 from nvflare.job_config.api import FedJob
-from torch.utils.data import ConcatDataset
 
-from dl.train import Net, evaluate, load_data
+from dl.train import Net
 from fl.aggregator import OrderedAggregator
 from fl.model_learner import CIFAR10ModelLearner
-from fl.report import Report
+from fl.report import Report, score
 from tutorial_utils import learner as shipped
 from tutorial_utils.data import prepare, read_dataset
 from tutorial_utils.partition import parse_alpha, split_dataset
@@ -82,7 +81,7 @@ def build_job(
 
 def add_server(job: FedJob, sites: int, rounds: int, seed: int) -> None:
     """What runs on the server: the first model, two workflows one after the other, and who helps them."""
-    ids = job.to_server(PTModel(Net(seed)))  # adds a persistor (saves it) and a locator (finds it)
+    ids = job.to_server(PTModel(Net(seed)))  # adds a persistor and a locator of its own
     job.to_server(FullModelShareableGenerator(), id="shareable_generator")
     job.to_server(OrderedAggregator(), id="aggregator")
     job.to_server(IntimeModelSelector(key_metric="accuracy"), id="model_selector")
@@ -124,10 +123,8 @@ def run_and_report(job: FedJob, folder: Path, threads: int | None, settings: dic
         job, threads=threads, runs=ROOT / "runs", name=f"{folder.name}-{settings['rounds']}-rounds"
     )
     dataset = read_dataset(folder / run.sites[0])
-    test = ConcatDataset([load_data(folder / site).test for site in run.sites])
-    net = Net()
-    net.load_state_dict(run.global_model)
-    report = Report(run, dataset.title, evaluate(net, test)["accuracy"], len(test), settings)
+    accuracy, images = score(run.global_model, [folder / site for site in run.sites])
+    report = Report(run, dataset.title, accuracy, images, settings)
     report.write()
     return report
 
