@@ -7,12 +7,10 @@ import logging
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tutorial_utils lies one folder up
 
 from tutorial_utils.data import SPLITS, read_dataset
-from tutorial_utils.partition import parse_alpha, split_dataset
+from tutorial_utils.partition import count_labels, parse_alpha, split_dataset
 from tutorial_utils.settings import TutorialError
 
 
@@ -30,8 +28,7 @@ def main() -> None:
         paths = split_dataset(args.folder, args.sites, alpha=args.alpha, seed=args.seed, out=args.out)
         for path in paths:
             site = read_dataset(path)
-            counts = np.bincount(site.arrays("train")[1], minlength=len(site.classes))
-            labels = ", ".join(f"{name} {count}" for name, count in zip(site.classes, counts, strict=True))
+            labels = ", ".join(f"{name} {count}" for name, count in count_labels([path]).loc[path.name].items())
             sizes = ", ".join(f"{split} {site.counts[split]}" for split in SPLITS)
             logging.info("%s: %s; train by label: %s", site.site, sizes, labels)
     except TutorialError as error:

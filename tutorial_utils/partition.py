@@ -7,6 +7,7 @@ Every kind of partition is a matrix of shares [classes, sites]: which part of a 
 from __future__ import annotations
 
 import json
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -25,8 +26,11 @@ class PartitionError(TutorialError):
 
 
 def parse_alpha(text: str) -> float | None:
-    """What a command line takes for alpha: a number, or "iid" (None). ValueError otherwise."""
-    return None if text.lower() == "iid" else float(text)
+    """What a command line takes for alpha: a number, or "iid" (None)."""
+    try:
+        return None if text.lower() == "iid" else float(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"alpha is {text!r}: give a number above 0, or iid") from error
 
 
 def draw_shares(classes: int, sites: int, alpha: float | None, seed: int | Sequence[int]) -> np.ndarray:

@@ -80,7 +80,7 @@ def build_job(
 
 
 def add_server(job: FedJob, sites: int, rounds: int, seed: int) -> None:
-    """What runs on the server: the first model, two workflows one after the other, and who helps them."""
+    """What runs on the server: the first model, two workflows in a row, and who helps them."""
     ids = job.to_server(PTModel(Net(seed)))  # adds a persistor and a locator of its own
     job.to_server(FullModelShareableGenerator(), id="shareable_generator")
     job.to_server(OrderedAggregator(), id="aggregator")
