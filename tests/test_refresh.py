@@ -179,9 +179,14 @@ def test_a_notebook_is_run_cleaned_and_written_or_left_as_it_was(
 ) -> None:
     monkeypatch.setenv("CIFAR10_SOURCE", os.path.relpath(tmp_path / "copy"))
     path = tmp_path / "00_a_b.ipynb"
-    code = "import os, sys\nfrom types import SimpleNamespace\n"
-    code += "dataset = SimpleNamespace(title='CIFAR-10', counts={'test': 7})\nprint(os.environ['TUTORIAL_FAST'])\n"
-    code += f"assert sys.executable == {sys.executable!r}\nassert os.environ['CIFAR10_SOURCE'] == {str(tmp_path / 'copy')!r}"
+    copy = str((tmp_path / "copy").resolve())
+    code = f"""
+import os, sys
+from types import SimpleNamespace
+assert (sys.executable, os.environ["CIFAR10_SOURCE"]) == ({sys.executable!r}, {copy!r})
+dataset = SimpleNamespace(title="CIFAR-10", counts={{"test": 7}})
+print(os.environ["TUTORIAL_FAST"])
+"""
     notebook = new_notebook(cells=[new_code_cell(code), new_markdown_cell("words"), new_code_cell("1 / dataset.zero")])
     nbformat.write(notebook, path)
     before = path.read_bytes()

@@ -5,9 +5,17 @@ An attempt that is still None is "not attempted yet", and passes: a notebook wit
 
 from __future__ import annotations
 
+import re
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    from tutorial_utils.learner import Drive
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,9 +41,216 @@ def harder_site(answer: str | None, cross_site: pd.DataFrame) -> Verdict:
     """00: on whose test images is the global model worse?"""
     if answer is None:
         return _open('put the name of a site, such as "site-1", in answer.')
-    if answer not in cross_site.index:
+    if answer not in list(cross_site.index):
         return _hint(f"{answer!r} is no site: choose one of {', '.join(cross_site.index)}.")
     column = cross_site["global"]
     if answer != column.idxmin():
         return _hint("Look down the column named global: each row is one site's test images. Which is lower?")
     return Verdict(True, f"The global model reaches {column.min():.1%} there and {column.max():.1%} elsewhere.")
+
+
+def _failed(error: Exception, wanted: str) -> Verdict:
+    return _hint(f"Your function ends in {type(error).__name__}: {error}. {wanted}")
+
+
+_LABELS, _PREDICTED = np.array([0, 0, 0, 0, 1, 1, 3, 3, 3, 3, 3]), np.array([0, 0, 0, 2, 1, 0, 3, 3, 3, 3, 0])
+_PETS = ("cat", "dog", "frog", "ship")
+_OWN = "Take the images whose label is the class: which part of them is predicted to be it?"
+_TYPICAL = {  # accuracy by class, -1 for nan: what went wrong
+    **dict.fromkeys([(0.6, 1, 0, 1), (0.6, 1, -1, 1)], f"You divide by how often a class is predicted. {_OWN}"),
+    **dict.fromkeys([(0.73, 0.73, 0.73, 0.73), (0.73, 0.73, -1, 0.73)], f"You take all images together. {_OWN}"),
+    **dict.fromkeys([(0.27, 0.09, 0, 0.36), (0.27, 0.09, -1, 0.36)], f"You divide by the number of all images. {_OWN}"),
+    **dict.fromkeys(
+        [(0.75, 0.5, 0, 0.8), (0.75, 0.5, 1, 0.8)],
+        "All right but one: a class without an image has no accuracy, so nan.",
+    ),
+}
+
+
+def class_accuracy(answer: Callable[..., Mapping[str, float] | Sequence[float]] | None) -> Verdict:
+    """01: of the images of each class, the part that was recognised; nan for a class without an image."""
+    if answer is None:
+        return _open("put the name of your function, without brackets, in answer.")
+    try:
+        made = answer(_LABELS, _PREDICTED, _PETS)
+        got = np.array([made[name] for name in _PETS] if isinstance(made, Mapping) else made, dtype=float)
+    except Exception as error:
+        return _failed(error, "It must return a dict by name, or a list, also where a class has no image.")
+    if got.shape != (4,):
+        return _hint(f"For four classes you return an array of shape {got.shape}: one number for each class is due.")
+    if np.allclose(got, (0.75, 0.5, np.nan, 0.8), equal_nan=True):
+        return Verdict(True, "Each class is judged on its own images, and a class without one is not judged.")
+    return _hint(_TYPICAL.get(tuple(np.nan_to_num(got, nan=-1).round(2)), _OWN))
+
+
+_TABLES = [
+    pd.DataFrame(rows, index=["site-1", "site-2"])
+    for rows in ([[30, 10], [60, 20]], [[5, 0], [0, 9]], [[4, 4, 2, 0], [5, 5, 20, 20]])
+]
+
+
+def label_difference(answer: Callable[[pd.DataFrame], float] | None, counts: pd.DataFrame) -> Verdict:
+    """02: half the sum, over the classes, of how far apart the shares of a class are at two sites."""
+    if answer is None:
+        return _open("put the name of your function, without brackets, in answer.")
+    try:
+        alike, apart, between, yours = (float(answer(table)) for table in (*_TABLES, counts))
+    except Exception as error:
+        return _failed(error, "It gets a table like count_labels(sites), and returns one number.")
+    if np.allclose((alike, apart, between), (0, 1, 0.6)):
+        return Verdict(True, f"0 for sites of the same mix, 1 for sites that share no class, {yours:.2f} for yours.")
+    if not np.isclose(alike, 0):
+        return _hint("The same mix, at one site twice as many images, must give 0: divide each row by its own sum.")
+    if np.allclose((apart, between), 0):
+        return _hint("Plus and minus cancel out: take the absolute value of each difference before you add.")
+    if np.allclose((apart, between), (2, 1.2)):
+        return _hint("Nearly: two sites that share no class come out as 2. Take half of the sum.")
+    return _hint("For each class, how far apart are the two shares? Add these up over the classes and take half.")
+
+
+def model_learner(answer: type | None, shipped: type, params: Mapping[str, Any], **arguments: str | int) -> Verdict:
+    """04: driven from the same weights, does the reader's learner do what the shipped one does?"""
+    from nvflare.app_common.abstract.model_learner import ModelLearner  # seconds: only where it is needed
+
+    from tutorial_utils.learner import LearnerError, test_drive
+
+    if answer is None:
+        return _open("write your class, a subclass of ModelLearner, and put it in answer.")
+    if not (isinstance(answer, type) and issubclass(answer, ModelLearner)):
+        return _hint("answer must be the class itself, a subclass of ModelLearner: answer = MyLearner.")
+    theirs = [test_drive(shipped(**arguments), params, rounds=rounds) for rounds in (1, 2)]
+    try:
+        yours = [test_drive(answer(**arguments), params, rounds=rounds) for rounds in (1, 2)]
+        fault = _fault_of_validate(yours, theirs) or _fault_of_train(yours, theirs, params)
+    except LearnerError as error:
+        fault = re.split("[:;]", str(error))[0].rstrip(".") + "."  # without the weights that it may quote
+    except Exception as error:
+        fault = _where(error, answer)
+    return _hint(fault) if fault else Verdict(True, "The same weights, metrics and steps as the shipped learner.")
+
+
+def _where(error: Exception, answer: type) -> str:
+    """Which method of the reader's class an error came out of."""
+    methods = [frame.name for frame in traceback.extract_tb(error.__traceback__) if frame.name in vars(answer)]
+    said = str(error).strip().rstrip(".")
+    return f"{methods[-1] if methods else answer.__name__}() ends in {type(error).__name__}: {said}."
+
+
+def _fault_of_validate(yours: Sequence[Drive], theirs: Sequence[Drive]) -> str | None:
+    """In drives of one and of two rounds."""
+    mine, shipped = yours[0].received[0], theirs[0].received[0]
+    if "accuracy" not in mine:
+        return f'validate() must report "accuracy": the best model is chosen by that name, not by {[*mine]}.'
+    if not np.isclose(mine["accuracy"], shipped["accuracy"], atol=1e-6):
+        return "Before training, validate() must load model.params and score them on the validation images."
+    return None
+
+
+def _fault_of_train(yours: Sequence[Drive], theirs: Sequence[Drive], first: Mapping[str, Any]) -> str | None:
+    mine, shipped = yours[1], theirs[1]
+    if mine.return_code != shipped.return_code:
+        return f"train() returned the code {mine.return_code!r}, and nobody had asked it to stop: return an FLModel."
+    if not all(isinstance(value, np.ndarray) for value in mine.params.values()):
+        return "The params of train() must be numpy arrays, as FLARE sends them: to_numpy(net.state_dict())."
+    if not _alike(mine.params, shipped.params):
+        return _weights_differ(yours[0].params, theirs[0].params, first)
+    if mine.steps != shipped.steps:
+        return f"meta must hold the steps done, {shipped.steps[0]} a round, under FLMetaKey.NUM_STEPS_CURRENT_ROUND."
+    if not np.isclose(mine.test.get("accuracy", -1), shipped.test["accuracy"], atol=1e-6):
+        return "In cross-site evaluation VALIDATE_TYPE is not set: validate() must score the test images then."
+    if not _alike(getattr(mine.best, "params", None), shipped.best.params):
+        return "get_model() must return an FLModel: the params of the round that did best on the validation images."
+    return None
+
+
+def _alike(params: Mapping[str, Any] | None, others: Mapping[str, Any]) -> bool:
+    known = isinstance(params, Mapping) and params.keys() == others.keys()
+    return known and all(np.allclose(params[name], others[name], atol=1e-6) for name in others)
+
+
+def _weights_differ(one: Mapping[str, Any], theirs: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    if _alike(one, theirs):
+        return "Round 0 is right and round 1 is not: is the seed round_seed(self.seed, self.site_name, current_round)?"
+    if _alike(one, first):
+        return "train() gives back the weights that it received: train self.net, and send its weights after that."
+    return "After one round the weights differ: start from model.params, and from batches made with round_seed(...)."
+
+
+def weighted_average(answer: Callable[..., Mapping[str, np.ndarray]] | None) -> Verdict:
+    """03: the mean of the sites' weights, each site counted as often as it made steps."""
+    if answer is None:
+        return _open("write average(updates) and put its name, without brackets, in answer.")
+    weights, steps = np.random.default_rng(0).normal(size=(3, 2, 4)), (10, 30, 60)  # three sites, two names
+    updates = [({"conv": conv, "bias": bias}, n) for (conv, bias), n in zip(weights.copy(), steps, strict=True)]
+    try:
+        made = answer(updates)
+        if not isinstance(made, Mapping) or set(made) != {"conv", "bias"}:
+            return _hint(f"It returns a {type(made).__name__}: return a dict, one array for each name in params.")
+        got = np.array([made["conv"], made["bias"]], dtype=float)
+    except Exception as error:
+        return _hint(f"On three sites it ends in {type(error).__name__}: {error}. It gets a list of (params, steps).")
+    for hint, counts, total in _AVERAGE_HINTS:
+        if got.shape == (2, 4) and np.allclose(got, np.tensordot(counts, weights, 1) / total):
+            return _hint(hint) if hint else Verdict(True, "Sites of 10, 30 and 60 steps count as 1 to 3 to 6.")
+    return _hint("For each name: multiply each site's array by its steps, add, divide by the sum of the steps.")
+
+
+_AVERAGE_HINTS = [  # the hint, how often each site counts, what the sum is divided by
+    (None, (10, 30, 60), 100),
+    ("You count every site alike: one that made 60 steps must count six times as often as one of 10.", (1, 1, 1), 3),
+    ("The counts add up to 100 and not to 1: divide by the sum of the steps.", (10, 30, 60), 1),
+    ("You divide by the number of sites: divide by the sum of the steps.", (10, 30, 60), 3),
+    ("You add up the sites and do not divide: a mean has counts that add up to 1.", (1, 1, 1), 1),
+]
+
+
+def diagonal_gap(answer: Callable[[pd.DataFrame], float] | None) -> Verdict:
+    """06: accuracy of the sites' own models at home, minus the same models away, both as means."""
+    if answer is None:
+        return _open("write diagonal_gap(cross_site) and put its name, without brackets, in answer.")
+    try:
+        plain, mixed, whole = (float(answer(frame)) for frame in _cross_sites())
+    except Exception as error:
+        return _hint(f"On a matrix of three sites it ends in {type(error).__name__}: {error}. Return one number.")
+    if np.allclose((plain, mixed, whole), 0.5):
+        return Verdict(True, "It finds each site's own model by name, with global columns or without.")
+    if np.isclose(plain, -0.5):
+        return _hint("The sign: at home minus away, so that a model that is better at home gives a positive gap.")
+    if not np.isclose(plain, 0.5):
+        return _hint(_GAP_HINTS.get(round(plain, 2), "Mean of the three cells at home, minus mean of the six others."))
+    if not np.isclose(mixed, 0.5):
+        return _hint("The columns may stand in another order than the rows (site-10!): find each model by name.")
+    return _hint("The columns global and best global are no site's model: keep to cross_site[cross_site.index].")
+
+
+def _cross_sites() -> list[pd.DataFrame]:
+    """One matrix three times: in order, the columns in another order, and with the global models' columns."""
+    sites = ["site-1", "site-2", "site-10"]
+    own = pd.DataFrame([[0.8, 0.5, 0.1], [0.4, 0.9, 0.3], [0.2, 0.3, 0.7]], index=sites, columns=sites)
+    by_text = own[sorted(sites)]
+    both = pd.DataFrame({"global": 0.6, "best global": 0.7}, index=sites)
+    return [own, by_text, both.join(by_text)]
+
+
+_GAP_HINTS = {
+    0.8: "You have the mean at home: now subtract the mean away, of the same models on the other sites' images.",
+    0.6: "You subtract sums: take the mean of the cells at home and the mean of the cells away.",
+    0.33: "You subtract the mean of all nine cells: leave those at home out of the cells away.",
+}
+
+
+def smallest_loss(answer: object) -> Verdict:
+    """05: a model selector that keeps the global model with the smallest loss?"""
+    if answer is None:
+        return _open("put a model selector, made with its arguments, in answer.")
+    metric = getattr(answer, "key_metric", None)
+    if not isinstance(metric, str) or not hasattr(answer, "negate_key_metric"):
+        return _hint("That is no model selector: make one, parts.IntimeModelSelector(...) with its arguments.")
+    if metric in ("accuracy", "val_accuracy"):
+        default = ", FLARE's default, which our learner does not report," if metric == "val_accuracy" else ""
+        return _hint(f"It looks at {metric!r}{default} and not at the loss: which argument names the metric?")
+    if metric != "loss":
+        return _hint(f"The learner reports no {metric!r}: no best model would be kept, and no error would say so.")
+    if answer.negate_key_metric is not True:
+        return _hint("It keeps the highest loss, the WORST model. Which argument turns the metric around?")
+    return Verdict(True, "The smallest loss wins: negated, it is the highest.")

@@ -1,0 +1,204 @@
+"""The exercises: left open they pass, the hidden solutions are right, and wrong answers get the hint that helps.
+
+An exercise must work after the notebook's first two code cells and what `room` gives, in the fast settings.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from nbformat import NotebookNode
+
+from tutorial_utils.checks import Verdict
+from tutorial_utils.data import Dataset
+from tutorial_utils.results import Run
+from tutorial_utils.settings import FAST
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def mine(methods: str) -> str:
+    """04: the shipped learner with other methods, as an expression."""
+    return f"type('Mine', (CIFAR10ModelLearner,), dict({methods}))"
+
+
+# By notebook: what a reader might answer (an expression, or code that sets `answer`), and a word of the hint to it.
+WRONG: dict[str, list[tuple[str, str]]] = {
+    "00_see_a_federation": [
+        ("'site-9'", "choose one of site-1, site-2"),
+        ("1", "no site"),
+        ("run.cross_site['global'].idxmax()", "column named global"),
+    ],
+    "01_train_on_one_machine": [
+        ("lambda labels, predicted, classes: (labels == predicted).mean()", "one number for each class"),
+        ("lambda labels, predicted, classes: [(labels == predicted).mean()] * len(classes)", "all images together"),
+        (
+            "lambda y, p, classes: [(y[p == k] == k).mean() for k in range(len(classes))]",
+            "how often a class is predicted",
+        ),
+        ("lambda y, p, classes: [((y == k) & (p == k)).mean() for k in range(len(classes))]", "number of all images"),
+        ("lambda y, p, classes: [((y == k) & (p == k)).sum() / max(1, (y == k).sum()) for k in range(4)]", "so nan"),
+        ("lambda y, p, classes: {classes[k]: (p[y == k] == k).mean() for k in set(y)}", "KeyError"),
+    ],
+    "02_split_the_data_across_sites": [
+        ("lambda counts: counts.diff().iloc[1].abs().sum() / 2", "divide each row by its own sum"),
+        ("lambda counts: (counts / counts.sum()).diff().iloc[1].abs().sum() / 2", "divide each row by its own sum"),
+        ("lambda counts: counts.div(counts.sum(axis=1), axis=0).diff().iloc[1].sum() / 2", "absolute value"),
+        ("lambda counts: counts.div(counts.sum(axis=1), axis=0).diff().iloc[1].abs().sum()", "Take half"),
+        ("lambda counts: counts.div(counts.sum(axis=1), axis=0).diff().iloc[1].abs().max()", "over the classes"),
+        ("lambda counts: counts.div(counts.sum(axis=1), axis=0).diff().abs()", "TypeError"),
+    ],
+    "04_convert_the_script_to_a_learner": [
+        ("CIFAR10ModelLearner(str(sites[0].parent))", "the class itself"),
+        ("ModelLearner", "TypeError"),
+        (mine("train=lambda self, model: {'weights': model.params}"), "train() must return an FLModel"),
+        (mine("validate=lambda self, model: self.local_validate('valid')"), "validate() must return an FLModel"),
+        (mine("validate=lambda self, model: FLModel(metrics={'acc': 0.5})"), "by that name, not by ['acc']"),
+        (mine("load_params=lambda self, params: None"), "must load model.params"),
+        (mine("get_shareable_header=lambda self, key: None"), "on the validation images"),
+        (mine("get_shareable_header=lambda self, key: ValidateType.BEFORE_TRAIN_VALIDATE"), "the test images then"),
+        (mine("seed_of_round=lambda self: self.seed"), "Round 0 is right and round 1 is not"),
+        (mine("seed_of_round=lambda self: 7"), "batches made with round_seed"),
+        (mine("local_train=lambda self: 1"), "gives back the weights that it received"),
+        (mine("local_train=lambda self: 1 / 0"), "ZeroDivisionError"),
+        (mine("params=lambda self: self.net.state_dict(), keep_if_best=lambda self: None"), "numpy arrays"),
+        (mine("train=lambda self, model: ReturnCode.EXECUTION_EXCEPTION"), "returned the code 'EXECUTION_EXCEPTION'"),
+        (
+            mine("train=lambda s, model: FLModel(params=CIFAR10ModelLearner.train(s, model).params)"),
+            "NUM_STEPS_CURRENT_ROUND",
+        ),
+        (mine("get_model=lambda self, name: None"), "get_model() must return an FLModel"),
+    ],
+    "05_create_the_job": [
+        ("parts.IntimeModelSelector()", "does not report"),
+        ("parts.IntimeModelSelector(key_metric='accuracy', negate_key_metric=True)", "which argument names the metric"),
+        ("parts.IntimeModelSelector(key_metric='val_loss', negate_key_metric=True)", "no 'val_loss'"),
+        ("parts.IntimeModelSelector(key_metric='loss')", "WORST model"),
+        ("parts.IntimeModelSelector", "no model selector"),
+        ("parts.FedJob(name='smallest-loss', min_clients=2)", "no model selector"),
+    ],
+}
+ODD = ("-1.5", "float('nan')", "'nonsense'", "[]", "{}", "print", "object()", "lambda *given: 1 / 0")
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+every_wrong_answer = pytest.mark.parametrize(
+    ("path", "answer", "word"),
+    [(path, *case) for path in NOTEBOOKS for case in WRONG.get(path.stem, [])],
+    ids=lambda value: value.stem if isinstance(value, Path) else value.splitlines()[0][:40],
+)
+
+Room = Callable[[Path], dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def copy(tmp_path_factory: pytest.TempPathFactory, digits: Dataset, sites: list[Path], runs: Path) -> Path:
+    """A folder notebooks/ with the reader's folders beside it: what an answer writes lands here."""
+    root = tmp_path_factory.mktemp("copy")
+    without = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for name in ("code", "notebooks"):
+        shutil.copytree(ROOT / name, root / name, ignore=without)
+    (root / "data").symlink_to(digits.folder.parent)  # split already, see `sites`
+    (root / "runs").symlink_to(runs)
+    return root / "notebooks"
+
+
+@pytest.fixture
+def room(copy: Path, digits: Dataset, sites: list[Path], run: Run, monkeypatch: pytest.MonkeyPatch) -> Room:
+    """Called with a notebook: the names an exercise finds, after the import cell and the settings cell."""
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("TUTORIAL_FAST", "1")
+    monkeypatch.setattr(sys, "path", list(sys.path))  # import cells add to it
+
+    def enter(path: Path) -> dict[str, Any]:
+        names = {"__name__": "notebook", "run": run, "sites": sites, "dataset": digits, "settings": FAST}
+        names |= {"np": np, "pd": pd, "torch": torch}
+        for cell in [cell for cell in read(path) if cell.cell_type == "code"][:2]:
+            execute(cell.source, names)
+        return names
+
+    return enter
+
+
+def read(path: Path) -> list[NotebookNode]:
+    return nbformat.read(path, as_version=4).cells
+
+
+def tagged(path: Path, tag: str) -> str:
+    (cell,) = [cell for cell in read(path) if tag in cell.metadata.get("tags", [])]
+    return cell.source
+
+
+def execute(source: str, names: dict[str, Any]) -> Any:
+    """Run code as a notebook's cell does: the value of an expression that stands last comes back."""
+    tree = ast.parse(source)
+    last = ast.Expression(tree.body.pop().value) if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "<cell>", "exec", dont_inherit=True), names)
+    return eval(compile(last, "<cell>", "eval", dont_inherit=True), names) if last else None
+
+
+def check(path: Path, names: dict[str, Any]) -> Verdict:
+    verdict = execute(tagged(path, "check"), names)
+    assert isinstance(verdict, Verdict), f"End the check of {path.name} with a Verdict as its last expression."
+    assert verdict.text.strip().endswith((".", "?")), f"Let the check of {path.name} speak in sentences."
+    return verdict
+
+
+@every_notebook
+def test_an_open_exercise_passes(path: Path, room: Room) -> None:
+    names = room(path)
+    execute(tagged(path, "exercise"), names)
+    verdict = check(path, names)
+    assert verdict.right is None, f"An open exercise in {path.name} must be None, not {verdict!r}"
+    assert repr(verdict).startswith("Not attempted yet: ")
+
+
+@every_notebook
+def test_the_hidden_solution_is_right(path: Path, room: Room) -> None:
+    names = room(path)
+    fence = re.search(r"```python\n(.*?)```", tagged(path, "solution"), re.DOTALL)
+    assert fence, f"Put the solution of {path.name} in a ```python fence."
+    execute(fence[1], names)
+    verdict = check(path, names)
+    assert verdict.right is True, f"The solution of {path.name} must be right, not {verdict!r}"
+
+
+@every_wrong_answer
+def test_a_wrong_answer_gets_the_hint_that_helps(path: Path, answer: str, word: str, room: Room) -> None:
+    names = room(path)
+    value = execute(answer, names)
+    names.setdefault("answer", value)
+    verdict = check(path, names)
+    assert verdict.right is False, f"{answer} is wrong in {path.name}, but the check says {verdict!r}"
+    assert word in verdict.text
+
+
+@every_notebook
+def test_an_odd_answer_is_not_right_and_never_raises(path: Path, room: Room) -> None:
+    names = room(path)
+    for odd in ODD:
+        names["answer"] = execute(odd, names)
+        verdict = check(path, names)
+        assert verdict.right is False, f"{odd} is no answer in {path.name}, but the check says {verdict!r}"
+
+
+@every_notebook
+def test_wrong_answers_are_tried(path: Path) -> None:
+    assert len(WRONG.get(path.stem, [])) >= 2, (
+        f"Add two typical wrong answers of {path.stem} to WRONG, with their hints."
+    )
+
+
+def test_wrong_answers_belong_to_notebooks() -> None:
+    assert set(WRONG) <= {path.stem for path in NOTEBOOKS}
