@@ -155,3 +155,17 @@ def test_round_seed_is_the_seed_in_round_0_and_differs_after() -> None:
     seeds = {round_seed(s, site, r) for s in (0, 1) for site in ("site-1", "site-2") for r in (1, 2, 3)}
     assert len(seeds) == 12
     assert round_seed(0, "site-1", 1) == 529682304, "a seed must not change between versions"
+
+
+def test_drive_asks_for_the_parents_constructor() -> None:
+    class Orphan(ModelLearner):
+        def __init__(self) -> None:
+            pass
+
+    with pytest.raises(LearnerError, match=r"super\(\).__init__\(\)"):
+        test_drive(Orphan(), Net().state_dict())
+
+
+def test_a_warning_is_one_line_in_the_log(placed: CIFAR10ModelLearner, caplog: pytest.LogCaptureFixture) -> None:
+    placed.warning("once")
+    assert [record.message for record in caplog.records if "once" not in record.message] == []

@@ -118,10 +118,10 @@ def model_learner(answer: type | None, shipped: type, params: Mapping[str, Any],
         return _open("write your class, a subclass of ModelLearner, and put it in answer.")
     if not (isinstance(answer, type) and issubclass(answer, ModelLearner)):
         return _hint("answer must be the class itself, a subclass of ModelLearner: answer = MyLearner.")
-    theirs = [test_drive(shipped(**arguments), params, rounds=rounds) for rounds in (1, 2)]
     try:
-        yours = [test_drive(answer(**arguments), params, rounds=rounds) for rounds in (1, 2)]
-        fault = _fault_of_validate(yours, theirs) or _fault_of_train(yours, theirs, params)
+        mine = test_drive(answer(**arguments), params, rounds=2)
+        theirs = test_drive(shipped(**arguments), params, rounds=2)
+        fault = _fault(mine, theirs, params)
     except LearnerError as error:
         fault = re.split("[:;]", str(error))[0].rstrip(".") + "."  # without the weights that it may quote
     except Exception as error:
@@ -130,50 +130,35 @@ def model_learner(answer: type | None, shipped: type, params: Mapping[str, Any],
 
 
 def _where(error: Exception, answer: type) -> str:
-    """Which method of the reader's class an error came out of."""
     methods = [frame.name for frame in traceback.extract_tb(error.__traceback__) if frame.name in vars(answer)]
-    said = str(error).strip().rstrip(".")
-    return f"{methods[-1] if methods else answer.__name__}() ends in {type(error).__name__}: {said}."
+    return f"{[answer.__name__, *methods][-1]}() ends in {type(error).__name__}: {str(error).rstrip('.')}."
 
 
-def _fault_of_validate(yours: Sequence[Drive], theirs: Sequence[Drive]) -> str | None:
-    """In drives of one and of two rounds."""
-    mine, shipped = yours[0].received[0], theirs[0].received[0]
-    if "accuracy" not in mine:
-        return f'validate() must report "accuracy": the best model is chosen by that name, not by {[*mine]}.'
-    if not np.isclose(mine["accuracy"], shipped["accuracy"], atol=1e-6):
-        return "Before training, validate() must load model.params and score them on the validation images."
-    return None
-
-
-def _fault_of_train(yours: Sequence[Drive], theirs: Sequence[Drive], first: Mapping[str, Any]) -> str | None:
-    mine, shipped = yours[1], theirs[1]
-    if mine.return_code != shipped.return_code:
+def _fault(mine: Drive, theirs: Drive, first: Mapping[str, Any]) -> str | None:
+    """The first thing in which the reader's drive differs from the shipped learner's."""
+    if mine.return_code != theirs.return_code:
         return f"train() returned the code {mine.return_code!r}, and nobody had asked it to stop: return an FLModel."
+    if not np.isclose(mine.received[0].get("accuracy", -1), theirs.received[0]["accuracy"]):
+        return 'Before training, validate() must load model.params and report "accuracy" on the validation images.'
     if not all(isinstance(value, np.ndarray) for value in mine.params.values()):
         return "The params of train() must be numpy arrays, as FLARE sends them: to_numpy(net.state_dict())."
-    if not _alike(mine.params, shipped.params):
-        return _weights_differ(yours[0].params, theirs[0].params, first)
-    if mine.steps != shipped.steps:
-        return f"meta must hold the steps done, {shipped.steps[0]} a round, under FLMetaKey.NUM_STEPS_CURRENT_ROUND."
-    if not np.isclose(mine.test.get("accuracy", -1), shipped.test["accuracy"], atol=1e-6):
+    if _alike(mine.params, first):
+        return "train() gives back the weights that it received: train self.net, and send its weights after that."
+    if not _alike(mine.params, theirs.params):
+        since = " from round 1 on" if _alike({**theirs.received[1], **mine.received[1]}, theirs.received[1]) else ""
+        return f"The weights differ{since}: load model.params first, and order the batches by round_seed."
+    if mine.steps != theirs.steps:
+        return f"meta must hold the steps done, {theirs.steps[0]} a round, under FLMetaKey.NUM_STEPS_CURRENT_ROUND."
+    if not np.isclose(mine.test.get("accuracy", -1), theirs.test["accuracy"]):
         return "In cross-site evaluation VALIDATE_TYPE is not set: validate() must score the test images then."
-    if not _alike(getattr(mine.best, "params", None), shipped.best.params):
-        return "get_model() must return an FLModel: the params of the round that did best on the validation images."
+    if not _alike(getattr(mine.best, "params", None), theirs.best.params):
+        return "get_model() must return an FLModel with the params that did best on the validation images."
     return None
 
 
 def _alike(params: Mapping[str, Any] | None, others: Mapping[str, Any]) -> bool:
-    known = isinstance(params, Mapping) and params.keys() == others.keys()
-    return known and all(np.allclose(params[name], others[name], atol=1e-6) for name in others)
-
-
-def _weights_differ(one: Mapping[str, Any], theirs: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    if _alike(one, theirs):
-        return "Round 0 is right and round 1 is not: is the seed round_seed(self.seed, self.site_name, current_round)?"
-    if _alike(one, first):
-        return "train() gives back the weights that it received: train self.net, and send its weights after that."
-    return "After one round the weights differ: start from model.params, and from batches made with round_seed(...)."
+    same_names = isinstance(params, Mapping) and params.keys() == others.keys()
+    return same_names and all(np.allclose(params[name], others[name], atol=1e-6) for name in others)
 
 
 def weighted_average(answer: Callable[..., Mapping[str, np.ndarray]] | None) -> Verdict:

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,8 @@ class PTModelLearner(ModelLearner):
         """Score a model: on "valid" to choose the best global one, on "test" in cross-site evaluation."""
         why = self.get_shareable_header(AppConstants.VALIDATE_TYPE)
         self.load_params(model.params)
-        return FLModel(metrics=self.local_validate("valid" if why == ValidateType.BEFORE_TRAIN_VALIDATE else "test"))
+        split = "valid" if why == ValidateType.BEFORE_TRAIN_VALIDATE else "test"
+        return FLModel(metrics=self.local_validate(split))
 
     def get_model(self, model_name: str) -> FLModel:
         """The best model that this site has trained in this job. It is what the other sites will score."""
@@ -97,7 +99,8 @@ class PTModelLearner(ModelLearner):
         if not self.best_path().is_file():
             raise LearnerError(f"{self.site_name} has no best model yet: train at least one round first.")
         best = torch.load(self.best_path(), weights_only=True)
-        return FLModel(params_type=ParamsType.FULL, params=to_numpy(best["params"]), meta={"round": best["round"]})
+        meta = {"round": best["round"]}
+        return FLModel(params_type=ParamsType.FULL, params=to_numpy(best["params"]), meta=meta)
 
     def configure(self, model: FLModel) -> None:
         """Change settings while running: each name in `model.params` must be one that the constructor set."""
@@ -216,8 +219,11 @@ test_drive.__test__ = False  # pytest would take it for a test
 
 def _place(learner: ModelLearner, site: str, folder: str, signal: Signal) -> None:
     """Set what FLARE's executor sets on a learner before its first task."""
-    context = FLContextManager(identity_name=site, job_id="test_drive", public_stickers={}, private_stickers={})
-    learner.fl_ctx = context.new_context()
+    if not hasattr(learner, "abort_signal"):
+        raise LearnerError("call super().__init__() in the constructor of your learner.")
+    engine = SimpleNamespace(fire_event=lambda event_type, fl_ctx: None)  # logging a warning fires an event
+    contexts = FLContextManager(engine, site, "test_drive", public_stickers={}, private_stickers={})
+    learner.fl_ctx = contexts.new_context()
     learner.site_name, learner.job_id = site, "test_drive"
     learner.app_root = learner.job_root = learner.workspace_root = folder
     learner.abort_signal = signal
@@ -234,7 +240,8 @@ def _drive_rounds(learner: ModelLearner, rounds: int, drive: Drive) -> None:
             drive.return_code = result
             return
         if not isinstance(result, FLModel) or not result.params:
-            raise LearnerError(f"train() must return an FLModel with params or a return code: {result!r}")
+            kind = type(result).__name__
+            raise LearnerError(f"train() must return an FLModel with params or a return code, not {kind}.")
         drive.params = result.params
         drive.steps.append((result.meta or {}).get(FLMetaKey.NUM_STEPS_CURRENT_ROUND))
     learner.current_round = learner.total_rounds = None  # as in cross-site evaluation
@@ -251,5 +258,5 @@ def _task(learner: ModelLearner, params: Mapping[str, np.ndarray], headers: dict
 
 def _metrics(result: FLModel) -> dict[str, float]:
     if not isinstance(result, FLModel) or not result.metrics:
-        raise LearnerError(f"validate() must return an FLModel with metrics; it returned {result!r}.")
+        raise LearnerError(f"validate() must return an FLModel with metrics; it returned {type(result).__name__}.")
     return result.metrics

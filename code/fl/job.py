@@ -69,9 +69,9 @@ def build_job(
         "batch_size": batch_size,
         "lr": lr,
     }
-    for name_of, value in counts.items():
+    for setting, value in counts.items():
         if value <= 0:
-            raise TutorialError(f"{name_of} is {value}: it must be more than 0.")
+            raise TutorialError(f"{setting} is {value}: it must be more than 0.")
     props = {"custom_props": {"sites": sites, "rounds": rounds}}  # tutorial_utils.simulate reads them
     job = FedJob(name=name, min_clients=sites, meta_props=props)
     add_server(job, sites, rounds, seed)
