@@ -105,6 +105,7 @@ def images(
     figure, axes = _figure(height, title, f"The classes, row by row: {', '.join(names)}.")
     axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
     axes.set_axis_off()
+    axes.set_anchor("N")  # what the layout leaves over goes below, not under the title
     for number, name in enumerate(names):
         x, y = (number % columns + 0.5) * pitch + gap / 2, (number // columns + 1) * pitch
         axes.text(x, y, name, ha="center", va="top", fontsize=min(8.5, 68 / columns))
