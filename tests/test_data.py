@@ -664,7 +664,8 @@ def test_a_disk_that_fills_up_during_the_download(
 def test_ctrl_c_during_the_download(server: Server, tmp_path: Path) -> None:
     server.manner = "stall"
     code = (
-        "import sys; from tutorial_utils import data; from torchvision.datasets import CIFAR10;"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell's & turns it off
+        "from tutorial_utils import data; from torchvision.datasets import CIFAR10;"
         "data.PATIENCE = 20; CIFAR10.url = sys.argv[1]; data.prepare('cifar10', root=sys.argv[2])"
     )
     command = [sys.executable, "-c", code, server.url, str(tmp_path)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +124,9 @@ def test_a_run_that_fails_raises_with_the_sites_traceback(sites: list[Path], run
     with pytest.raises(SimulationError, match=r"FileNotFoundError: .*nowhere.*data/download.py") as caught:
         simulate(job, runs=runs, progress=False)
     assert caught.value.workspace.is_dir()
-    assert "site-1" in str(caught.value)
-    assert caught.value.log("site-1")
+    who = re.match(r"The run failed. (site-\d): ", str(caught.value))
+    assert who, "the site that was first to fail"
+    assert "Traceback" in caught.value.log(who[1])
 
 
 def test_runs_get_folders_of_their_own(run: Run, runs: Path) -> None:
