@@ -81,6 +81,8 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         (mine("local_train=lambda self: 1 / 0"), "ZeroDivisionError"),
         (mine("train=lambda s, m: FLModel(params=CIFAR10ModelLearner.train(s, m).params)"), "NUM_STEPS_CURRENT_ROUND"),
         (mine("get_model=lambda self, name: None"), "get_model() must return an FLModel"),
+        (mine("get_model=lambda self, name: FLModel(params=self.params())"), "did best on the validation images"),
+        (mine("is_aborted=lambda self: False"), "after an abort"),
     ],
     "05_create_the_job": [
         ("IntimeModelSelector()", "does not report"),
@@ -137,7 +139,6 @@ def room(copy: Path, digits: Dataset, sites: list[Path], run: Run, monkeypatch: 
 
     def enter(path: Path) -> dict[str, Any]:
         names = {"__name__": "notebook", "run": run, "sites": sites, "dataset": digits, "settings": FAST}
-        names |= {"np": np, "pd": pd, "torch": torch}
         for cell in [cell for cell in read(path) if cell.cell_type == "code"][:2]:
             execute(cell.source, names)
         return names
@@ -191,7 +192,7 @@ def test_the_hidden_solution_is_right(path: Path, room: Room) -> None:
 @every_wrong_answer
 def test_a_wrong_answer_gets_the_hint_that_helps(path: Path, answer: str, word: str, room: Room) -> None:
     names = room(path)
-    value = execute(answer, names)
+    value = execute(answer, names | {"np": np, "pd": pd, "torch": torch})
     names.setdefault("answer", value)
     verdict = check(path, names)
     assert verdict.right is False, f"{answer} is wrong in {path.name}, but the check says {verdict!r}"

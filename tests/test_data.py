@@ -31,6 +31,7 @@ from torchvision.datasets import CIFAR10
 
 from tutorial_utils import data
 from tutorial_utils.data import SPLITS, DataError, Dataset, prepare, read_dataset, subset, write_dataset
+from tutorial_utils.folder import FORMAT
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_IMAGES, TEST_IMAGES = 40, 15  # in each of the five batches, and in the test batch
@@ -215,7 +216,7 @@ def test_no_dataset_there(tmp_path: Path) -> None:
 def test_another_version_says_so(small: Dataset, tmp_path: Path) -> None:
     shutil.copytree(small.folder, tmp_path / "toy")
     card = json.loads((tmp_path / "toy" / "dataset.json").read_text())
-    (tmp_path / "toy" / "dataset.json").write_text(json.dumps(card | {"format": data.FORMAT + 1, "new": 1}))
+    (tmp_path / "toy" / "dataset.json").write_text(json.dumps(card | {"format": FORMAT + 1, "new": 1}))
     for read in (read_dataset, lambda folder: prepare("auto", out=folder)):
         with pytest.raises(DataError, match="another version: delete it and prepare it again"):
             read(tmp_path / "toy")

@@ -137,6 +137,22 @@ def test_drive_refuses_what_flare_would_refuse(sites: list[Path]) -> None:
         test_drive(Silent(), Net().state_dict())
 
 
+def test_drive_adds_a_difference_to_what_it_sent(sites: list[Path]) -> None:
+    class Difference(CIFAR10ModelLearner):
+        def train(self, model: FLModel) -> FLModel | str:
+            result = super().train(model)
+            result.params = {name: value - model.params[name] for name, value in result.params.items()}
+            result.params_type = ParamsType.DIFF
+            return result
+
+    first = Net().state_dict()
+    full, diff = (
+        test_drive(kind(str(sites[0].parent), batch_size=8), first) for kind in (CIFAR10ModelLearner, Difference)
+    )
+    for name, value in full.params.items():
+        np.testing.assert_allclose(diff.params[name], value, atol=1e-6)
+
+
 def test_unwritten_half_says_what_to_write() -> None:
     with pytest.raises(NotImplementedError, match="local_train"):
         PTModelLearner().local_train()

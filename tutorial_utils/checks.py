@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
+    from nvflare.app_common.abstract.fl_model import FLModel
+
     from tutorial_utils.learner import Drive
 
 
@@ -119,9 +121,8 @@ def model_learner(answer: type | None, shipped: type, params: Mapping[str, Any],
     if not (isinstance(answer, type) and issubclass(answer, ModelLearner)):
         return _hint("answer must be the class itself, a subclass of ModelLearner: answer = MyLearner.")
     try:
-        mine = test_drive(answer(**arguments), params, rounds=2)
-        theirs = test_drive(shipped(**arguments), params, rounds=2)
-        fault = _fault(mine, theirs, params)
+        mine, theirs = (test_drive(_spoilt(made)(**arguments), params, rounds=2) for made in (answer, shipped))
+        fault = _fault(mine, theirs) or _fault_of_abort(test_drive(answer(**arguments), params, abort_after=0))
     except LearnerError as error:
         fault = re.split("[:;]", str(error))[0].rstrip(".") + "."  # without the weights that it may quote
     except Exception as error:
@@ -129,12 +130,29 @@ def model_learner(answer: type | None, shipped: type, params: Mapping[str, Any],
     return _hint(fault) if fault else Verdict(True, "The same weights, metrics and steps as the shipped learner.")
 
 
+def _spoilt(learner: type) -> type:
+    """The same learner, whose second round begins with a dead net: its best model is that of the first."""
+
+    class Spoilt(learner):
+        def train(self, model: FLModel) -> FLModel | str:
+            if self.current_round:
+                model.params = {name: value * 0 for name, value in model.params.items()}
+            return super().train(model)
+
+    return Spoilt
+
+
+def _fault_of_abort(stopped: Drive) -> str | None:
+    advice = "train() goes on after an abort: pass stop=self.is_aborted, then return ReturnCode.TASK_ABORTED."
+    return None if stopped.return_code == "TASK_ABORTED" else advice
+
+
 def _where(error: Exception, answer: type) -> str:
     methods = [frame.name for frame in traceback.extract_tb(error.__traceback__) if frame.name in vars(answer)]
     return f"{[answer.__name__, *methods][-1]}() ends in {type(error).__name__}: {str(error).rstrip('.')}."
 
 
-def _fault(mine: Drive, theirs: Drive, first: Mapping[str, Any]) -> str | None:
+def _fault(mine: Drive, theirs: Drive) -> str | None:
     """The first thing in which the reader's drive differs from the shipped learner's."""
     if mine.return_code != theirs.return_code:
         return f"train() returned the code {mine.return_code!r}, and nobody had asked it to stop: return an FLModel."
@@ -142,7 +160,7 @@ def _fault(mine: Drive, theirs: Drive, first: Mapping[str, Any]) -> str | None:
         return 'Before training, validate() must load model.params and report "accuracy" on the validation images.'
     if not all(isinstance(value, np.ndarray) for value in mine.params.values()):
         return "The params of train() must be numpy arrays, as FLARE sends them: to_numpy(net.state_dict())."
-    if _alike(mine.params, first):
+    if not any(np.any(value) for value in mine.params.values()):  # the zeros of _spoilt came back
         return "train() gives back the weights that it received: train self.net, and send its weights after that."
     if not _alike(mine.params, theirs.params):
         since = " from round 1 on" if _alike({**theirs.received[1], **mine.received[1]}, theirs.received[1]) else ""
@@ -196,7 +214,7 @@ def diagonal_gap(answer: Callable[[pd.DataFrame], float] | None) -> Verdict:
     try:
         plain, mixed, whole = (float(answer(frame)) for frame in _cross_sites())
     except Exception as error:
-        return _hint(f"On a matrix of three sites it ends in {type(error).__name__}: {error}. Return one number.")
+        return _hint(f"On a matrix of three sites it ends in {type(error).__name__}: {error}.")
     if np.allclose((plain, mixed, whole), 0.5):
         return Verdict(True, "It finds each site's own model by name, with global columns or without.")
     if np.isclose(plain, -0.5):
@@ -230,7 +248,7 @@ def smallest_loss(answer: object) -> Verdict:
         return _open("put a model selector, made with its arguments, in answer.")
     metric = getattr(answer, "key_metric", None)
     if not isinstance(metric, str) or not hasattr(answer, "negate_key_metric"):
-        return _hint("That is no model selector: make one, parts.IntimeModelSelector(...) with its arguments.")
+        return _hint("That is no model selector: make one, IntimeModelSelector(...) with its arguments.")
     if metric in ("accuracy", "val_accuracy"):
         default = ", FLARE's default, which our learner does not report," if metric == "val_accuracy" else ""
         return _hint(f"It looks at {metric!r}{default} and not at the loss: which argument names the metric?")

@@ -17,29 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from tutorial_utils.folder import (
-    FORMAT,
     SPLITS,
     DataError,
     Dataset,
     PathLike,
     check_arrays,
     explained,
-    new_folder,
     read_dataset,
     write_dataset,
 )
 
-__all__ = [
-    "FORMAT",
-    "SPLITS",
-    "DataError",
-    "Dataset",
-    "explained",
-    "new_folder",
-    "prepare",
-    "read_dataset",
-    "write_dataset",
-]
+__all__ = ["SPLITS", "DataError", "Dataset", "prepare", "read_dataset", "subset", "write_dataset"]
 PATIENCE = 6.0  # seconds without a word from the server after which a download is given up
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

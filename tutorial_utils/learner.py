@@ -180,7 +180,8 @@ def test_drive(
 ) -> Drive:
     """Call a learner as FLARE would, in this process: an error is raised here, with its own traceback.
 
-    One site, no server: each round starts from the weights that the round before left.
+    One site, no server: each round starts from the weights that the round before left. There is no engine
+    either: `engine`, `workspace` and `args` are None, and get_component finds nothing.
 
     Args:
         learner: any ModelLearner; it is initialized and finalized here.
@@ -242,18 +243,21 @@ def _drive_rounds(learner: ModelLearner, rounds: int, drive: Drive) -> None:
         if not isinstance(result, FLModel) or not result.params:
             kind = type(result).__name__
             raise LearnerError(f"train() must return an FLModel with params or a return code, not {kind}.")
-        drive.params = result.params
+        sent, drive.params = drive.params, result.params
+        if result.params_type == ParamsType.DIFF:  # the server adds the difference to what it sent
+            drive.params = {name: sent[name] + value for name, value in result.params.items()}
         drive.steps.append((result.meta or {}).get(FLMetaKey.NUM_STEPS_CURRENT_ROUND))
     learner.current_round = learner.total_rounds = None  # as in cross-site evaluation
-    drive.test = _metrics(learner.validate(_task(learner, drive.params, {})))
     drive.best = learner.get_model(ModelName.BEST_MODEL)
+    drive.test = _metrics(learner.validate(_task(learner, drive.params, {})))
 
 
 def _task(learner: ModelLearner, params: Mapping[str, np.ndarray], headers: dict[str, str]) -> FLModel:
     learner.shareable = Shareable()
     for name, value in headers.items():
         learner.shareable.set_header(name, value)
-    return FLModel(params_type=ParamsType.FULL, params=dict(params), meta={})
+    now, total = learner.current_round, learner.total_rounds
+    return FLModel(params_type=ParamsType.FULL, params=dict(params), current_round=now, total_rounds=total, meta={})
 
 
 def _metrics(result: FLModel) -> dict[str, float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tutorial_utils import data
+from tutorial_utils.folder import FORMAT, SPLITS, DataError, Dataset, explained, new_folder, read_dataset, write_dataset
 from tutorial_utils.settings import TutorialError
 
 TRIES = 1000
@@ -87,18 +87,18 @@ def split_dataset(
     DataError: no dataset in `folder`. PartitionError: these sites cannot be made, or `out` is in use.
     """
     _check(sites, alpha, seed, min_images)
-    dataset = data.read_dataset(folder)
+    dataset = read_dataset(folder)
     kind = "iid" if alpha is None else f"alpha-{alpha:g}"
     name = f"{dataset.folder.resolve().name}-{sites}-sites-{kind}-seed-{seed}"
     out = Path(out).expanduser() if out else dataset.folder.resolve().with_name(name)
-    card = {"format": data.FORMAT, "sites": int(sites), "alpha": None if alpha is None else float(alpha)}
+    card = {"format": FORMAT, "sites": int(sites), "alpha": None if alpha is None else float(alpha)}
     card |= {"seed": int(seed), "min_images": int(min_images), "sha256": dataset.sha256}
     if not _holds(out, card):
         _write(dataset, _plan(dataset, card), out, card)
         _holds(out, card)  # another process may have been quicker, with another split
     try:
-        return [data.read_dataset(out / f"site-{k + 1}").folder for k in range(sites)]
-    except data.DataError as error:
+        return [read_dataset(out / f"site-{k + 1}").folder for k in range(sites)]
+    except DataError as error:
         raise PartitionError(f"{out} is damaged: delete the whole of it and split again ({error})") from error
 
 
@@ -106,7 +106,7 @@ def count_labels(folders: Sequence[Path]) -> pd.DataFrame:
     """Training images by label: a row for each dataset folder, a column for each class."""
     rows = {}
     for folder in folders:
-        part = data.read_dataset(folder)
+        part = read_dataset(folder)
         rows[folder.name] = np.bincount(part.arrays("train")[1], minlength=len(part.classes))
     return pd.DataFrame.from_dict(rows, orient="index", columns=part.classes)
 
@@ -119,35 +119,35 @@ def _check(sites: int, alpha: float | None, seed: int = 0, min_images: int = 1) 
         raise PartitionError(f"alpha is {alpha!r}: it must lie above 0, up to 1e6, or be iid (None in Python).")
 
 
-def _plan(dataset: data.Dataset, card: dict) -> dict[str, list[np.ndarray]]:
+def _plan(dataset: Dataset, card: dict) -> dict[str, list[np.ndarray]]:
     """For each of SPLITS the images of each site, from the first draw that leaves no site too small."""
     sites, alpha, seed = card["sites"], card["alpha"], card["seed"]
     least = {"train": card["min_images"], "valid": 1, "test": 1}
-    labels = {split: dataset.arrays(split)[1] for split in data.SPLITS}
-    enough = all(sites * least[split] <= len(labels[split]) for split in data.SPLITS)
+    labels = {split: dataset.arrays(split)[1] for split in SPLITS}
+    enough = all(sites * least[split] <= len(labels[split]) for split in SPLITS)
     for attempt in range((1 if alpha is None else TRIES) if enough else 0):
         shares = draw_shares(len(dataset.classes), sites, alpha, (seed, attempt))
-        plan = {split: assign(labels[split], shares, (seed, k)) for k, split in enumerate(data.SPLITS)}
-        if all(len(part) >= least[split] for split in data.SPLITS for part in plan[split]):
+        plan = {split: assign(labels[split], shares, (seed, k)) for k, split in enumerate(SPLITS)}
+        if all(len(part) >= least[split] for split in SPLITS for part in plan[split]):
             return plan
     kind = "iid" if alpha is None else f"alpha {alpha:g}"
     wish = f"{card['min_images']} train images, a valid and a test one at each of {sites} sites"
     raise PartitionError(f"No split with {kind} leaves {wish}: ask for fewer sites or a larger alpha.")
 
 
-def _write(dataset: data.Dataset, plan: dict[str, list[np.ndarray]], out: Path, card: dict) -> None:
-    with data.explained(f"{out} cannot be written: name another folder"), data.new_folder(out) as temp:
-        arrays = {split: dataset.arrays(split) for split in data.SPLITS}
+def _write(dataset: Dataset, plan: dict[str, list[np.ndarray]], out: Path, card: dict) -> None:
+    with explained(f"{out} cannot be written: name another folder"), new_folder(out) as temp:
+        arrays = {split: dataset.arrays(split) for split in SPLITS}
         about = {"name": dataset.name, "classes": dataset.classes, "source": dataset.source}
         for k in range(card["sites"]):
-            parts = {s: (arrays[s][0][plan[s][k]], arrays[s][1][plan[s][k]]) for s in data.SPLITS}
-            data.write_dataset(temp / f"site-{k + 1}", parts, **about, site=f"site-{k + 1}")
+            parts = {s: (arrays[s][0][plan[s][k]], arrays[s][1][plan[s][k]]) for s in SPLITS}
+            write_dataset(temp / f"site-{k + 1}", parts, **about, site=f"site-{k + 1}")
         (temp / "split.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def _holds(out: Path, card: dict) -> bool:
     """Does `out` hold this very split? False if nothing is there; PartitionError if it is anything else."""
-    with data.explained(f"{out} cannot be used: name another folder"):
+    with explained(f"{out} cannot be used: name another folder"):
         if not out.exists() or not any(out.iterdir()):
             return False
         if not (out / "split.json").is_file():

@@ -161,7 +161,8 @@ def learning_curves(
         label = f"last model, {on}: {final:.1%}"
         axes.plot(mean.index[-1] + 1, final, "*", color=PALETTE[1], markersize=13, label=label)
         figure.alt += f" The {label}."
-    _accuracy_by(axes, "rounds averaged", "sites' validation images")
+    star = " (star: test images)" if final is not None else ""
+    _accuracy_by(axes, "rounds averaged", f"sites' validation images{star}")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 

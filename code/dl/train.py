@@ -62,7 +62,7 @@ def load_data(folder: str | Path) -> Data:
         path = Path(folder) / f"{name}.npz"
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is missing: make the dataset folder with data/download.py first."
+                f"{path} is missing: is it the right folder? data/download.py makes one."
             )
         with np.load(path) as arrays:
             splits.append(
