@@ -52,6 +52,8 @@ def harder_site(answer: str | None, cross_site: pd.DataFrame) -> Verdict:
 
 
 def _failed(error: Exception, wanted: str) -> Verdict:
+    if "not callable" in str(error):
+        return _hint("Put the name of your function in answer, without brackets: answer = my_function.")
     return _hint(f"Your function ends in {type(error).__name__}: {error}. {wanted}")
 
 
@@ -191,7 +193,7 @@ def weighted_average(answer: Callable[..., Mapping[str, np.ndarray]] | None) -> 
             return _hint(f"It returns a {type(made).__name__}: return a dict, one array for each name in params.")
         got = np.array([made["conv"], made["bias"]], dtype=float)
     except Exception as error:
-        return _hint(f"On three sites it ends in {type(error).__name__}: {error}. It gets a list of (params, steps).")
+        return _failed(error, "It gets a list of (params, steps), here of three sites.")
     for hint, counts, total in _AVERAGE_HINTS:
         if got.shape == (2, 4) and np.allclose(got, np.tensordot(counts, weights, 1) / total):
             return _hint(hint) if hint else Verdict(True, "Sites of 10, 30 and 60 steps count as 1 to 3 to 6.")
@@ -214,7 +216,7 @@ def diagonal_gap(answer: Callable[[pd.DataFrame], float] | None) -> Verdict:
     try:
         plain, mixed, whole = (float(answer(frame)) for frame in _cross_sites())
     except Exception as error:
-        return _hint(f"On a matrix of three sites it ends in {type(error).__name__}: {error}.")
+        return _failed(error, "It gets a matrix, here of three sites, and returns one number.")
     if np.allclose((plain, mixed, whole), 0.5):
         return Verdict(True, "It finds each site's own model by name, with global columns or without.")
     if np.isclose(plain, -0.5):

@@ -16,16 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tutorial_utils.folder import (
-    SPLITS,
-    DataError,
-    Dataset,
-    PathLike,
-    check_arrays,
-    explained,
-    read_dataset,
-    write_dataset,
-)
+from tutorial_utils.folder import SPLITS, DataError, Dataset, check_arrays, explained, read_dataset, write_dataset
 
 __all__ = ["SPLITS", "DataError", "Dataset", "prepare", "read_dataset", "subset", "write_dataset"]
 PATIENCE = 6.0  # seconds without a word from the server after which a download is given up
@@ -42,9 +33,9 @@ class OfflineError(DataError):
 def prepare(
     dataset: str = "auto",
     *,
-    source: PathLike | None = None,
-    out: PathLike | None = None,
-    root: PathLike = "data",
+    source: str | Path | None = None,
+    out: str | Path | None = None,
+    root: str | Path = "data",
 ) -> Dataset:
     """The ladder: a prepared folder, a copy you name, the official download, offline ("auto") the digits.
 
@@ -66,7 +57,7 @@ def prepare(
         except OfflineError as error:
             if dataset == "cifar10":
                 raise
-            log.info("%s", error)
+            log.info("%s\nTaking the digits that scikit-learn ships instead of CIFAR-10.", error)
     target = Path(out or Path(root, "digits")).expanduser()
     return _prepared(target, "digits") or _make_digits(target)
 
@@ -107,7 +98,7 @@ def _make_digits(target: Path) -> Dataset:
     from sklearn.datasets import load_digits  # these imports take seconds: only who needs them pays
     from sklearn.model_selection import train_test_split
 
-    log.info("Taking the digits that scikit-learn ships, drawn as 32x32 RGB, instead of CIFAR-10.")
+    log.info("Drawing the digits that scikit-learn ships as 32x32 RGB.")
     digits = load_digits()
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
     images, labels = np.stack([grey] * 3, axis=1), digits.target
@@ -143,7 +134,7 @@ def _make_cifar10(target: Path, copy: Path | None) -> Dataset:
     return write_dataset(target, splits, name="cifar10", classes=CIFAR10_CLASSES, source=phrase)
 
 
-def _find_copy(source: PathLike) -> Path:
+def _find_copy(source: str | Path) -> Path:
     with explained(f"{source} cannot be read: name another copy"):
         source = Path(source).expanduser().resolve()
         for place in (source, source / "cifar-10-batches-py", source / "cifar-10-python.tar.gz"):

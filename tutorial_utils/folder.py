@@ -136,7 +136,9 @@ def read_dataset(folder: PathLike) -> Dataset:
     folder = Path(folder).expanduser()
     with explained(f"{folder} is damaged: delete it and prepare it again"):
         if not (folder / "dataset.json").is_file():
-            raise DataError(f"{folder} has no dataset.json: name a dataset folder, or a new one to make.")
+            raise DataError(
+                f"{folder} has no dataset.json: data/download.py makes a dataset folder, data/split.py site folders."
+            )
         card = json.loads((folder / "dataset.json").read_bytes())
         if card.pop("format") != FORMAT:
             raise DataError(f"{folder} was prepared by another version: delete it and prepare it again.")

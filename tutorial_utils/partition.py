@@ -28,9 +28,11 @@ class PartitionError(TutorialError):
 def parse_alpha(text: str) -> float | None:
     """What a command line takes for alpha: a number, or "iid" (None)."""
     try:
-        return None if text.lower() == "iid" else float(text)
-    except ValueError as error:
-        raise ArgumentTypeError(f"alpha is {text!r}: give a number above 0, or iid") from error
+        if text.lower() == "iid" or float(text) > 0:
+            return None if text.lower() == "iid" else float(text)
+    except ValueError:
+        pass
+    raise ArgumentTypeError(f"alpha is {text}: give a number above 0, or iid")
 
 
 def draw_shares(classes: int, sites: int, alpha: float | None, seed: int | Sequence[int]) -> np.ndarray:

@@ -121,10 +121,10 @@ def labels_by_site(counts: pd.DataFrame | Mapping[str, pd.DataFrame], data: str)
     tables = dict(counts) if isinstance(counts, Mapping) else {"": counts}
     everyone = pd.concat(tables.values())
     _need(everyone)
-    height, title = 1 + 0.26 * len(everyone.columns), f"{data}: images of each class at each site"
+    height, title = 1 + 0.26 * len(everyone.columns), f"{data}: training images of each class at each site"
     figure, panels = _figure(height, title, "", len(tables))
     most, roomy = everyone.to_numpy().max(), len(everyone) < 12
-    label = "site, all its images" if roomy else f"site (longest bar: {most:,} images)"
+    label = "site, its training images" if roomy else f"site (longest bar: {most:,} images)"
     for axes, (name, table) in zip(np.atleast_1d(panels), tables.items(), strict=True):
         for (site, row), value in np.ndenumerate(table.to_numpy()):
             axes.barh(row, 0.9 * value / most, 0.8, left=site - 0.45, color=PALETTE[3])
@@ -159,7 +159,7 @@ def learning_curves(
     if final is not None:
         on = f"{test_images:,} test images" if test_images else "the test images"
         label = f"last model, {on}: {final:.1%}"
-        axes.plot(mean.index[-1] + 1, final, "*", color=PALETTE[1], markersize=13, label=label)
+        axes.plot(mean.index[-1] + 1, final, "*", color="black", markersize=13, label=label)
         figure.alt += f" The {label}."
     star = " (star: test images)" if final is not None else ""
     _accuracy_by(axes, "rounds averaged", f"sites' validation images{star}")
@@ -241,7 +241,8 @@ def compare(frame: pd.DataFrame, data: str, test_images: int, x: str = "epochs")
             beside = n + 0.08 * (np.arange(len(runs)) - (len(runs) - 1) / 2)
             axes.plot(beside, runs["accuracy"], "o", color="black", markersize=4)
             axes.text(n, high + 0.02, f"{mean:.1%}", ha="center", fontweight="bold")
-        figure.alt += f"{model}: {mean:.1%} ({low:.1%} to {high:.1%}). "
+        seen = f"from {spread['mean'].iloc[0]:.1%} to" if by_x else ""
+        figure.alt += f"{model}: {seen} {mean:.1%}" + (f" ({low:.1%} to {high:.1%}). " if seeds > 1 else ". ")
     _accuracy_by(axes, x if by_x else "", f"{test_images:,} test images")
     if by_x:
         figure.legend(loc="outside lower center", ncols=4)

@@ -49,8 +49,10 @@ def current() -> Settings:
 
 
 def suited_to(settings: Settings, dataset_name: str) -> Settings:
-    """The same settings with the batch size that the data need.
+    """The same settings for the data that were found.
 
     The digits are a thousand images: at a batch of 32 five rounds are too few steps to learn anything.
     """
-    return replace(settings, batch_size=FAST.batch_size) if dataset_name == "digits" else settings
+    if dataset_name != "digits":
+        return replace(settings, dataset=dataset_name)
+    return replace(settings, dataset=dataset_name, images=None, batch_size=FAST.batch_size)

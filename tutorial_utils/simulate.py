@@ -146,7 +146,7 @@ def _check(run: Run, rounds: int | None, code: int) -> None:
     if lack:
         failure = _first_failure(run)
         cause = f"{failure['who']}: {failure['message']}" if failure else lack
-        text = f"The run failed. {cause}\nIts files are in {run.folder}."
+        text = f"The run failed: {cause}\nIts files are in {run.folder}."
         raise SimulationError(f"{text}\n{failure.get('traceback', '')}".rstrip(), run)
 
 

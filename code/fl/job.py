@@ -62,21 +62,19 @@ def build_job(
 
     Raises: TutorialError for a number that makes no sense.
     """
-    counts = {
-        "sites": sites,
-        "rounds": rounds,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-    }
-    for setting, value in counts.items():
-        if value <= 0:
-            raise TutorialError(f"{setting} is {value}: it must be more than 0.")
+    check(sites=sites, rounds=rounds, epochs=epochs, lr=lr, batch_size=batch_size)
     props = {"custom_props": {"sites": sites, "rounds": rounds}}  # tutorial_utils.simulate reads them
     job = FedJob(name=name, min_clients=sites, meta_props=props)
     add_server(job, sites, rounds, seed)
     add_sites(job, data, epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, seed=seed)
     return job
+
+
+def check(**positive: float | None) -> None:
+    """TutorialError for the first of these settings that is not above 0; None stands for a default."""
+    for setting, value in positive.items():
+        if value is not None and value <= 0:
+            raise TutorialError(f"{setting} is {value}: it must be more than 0.")
 
 
 def add_server(job: FedJob, sites: int, rounds: int, seed: int) -> None:
@@ -176,7 +174,14 @@ def main() -> None:
     logging.getLogger("tutorial_utils").setLevel(logging.INFO)
     args = parse()
     try:
-        folder = find_sites(args)
+        check(
+            sites=args.sites,
+            rounds=args.rounds,
+            epochs=args.epochs,
+            lr=args.lr,
+            batch_size=args.batch_size,
+        )
+        folder = find_sites(args)  # after the check: it may fetch 170 MB
         settings = {
             key: getattr(args, key) for key in ("sites", "rounds", "epochs", "lr", "momentum", "seed")
         }

@@ -79,17 +79,23 @@ class Report:
         text = json.dumps(self.as_dict(), indent=2)
         (self.run.folder / "report.json").write_text(text + "\n", encoding="utf-8")
 
+    def _matrix(self) -> str:
+        """The cross-site matrix as plain text; a model's name is one word."""
+        table = self.run.cross_site.rename(columns=lambda model: model.replace(" ", "-"))
+        table = table.map("{:.1%}".format)
+        return table.rename_axis(index=None, columns=None).to_string()
+
     def text(self) -> str:
         run = self.run
         by_round = mean_by_round(run.rounds)
         lines = [
             f"Data: {self.dataset}, {len(run.sites)} sites, seed {self.settings.get('seed')}",
             "",
-            "Accuracy of the model that the sites received, on their validation images (mean by steps):",
-            *(f"  after {number:2d} rounds {value:7.1%}" for number, value in by_round.items()),
+            "Accuracy of the model that the sites received, on validation images, weighted by steps:",
+            *(f"  after {number:2d} averagings {value:7.1%}" for number, value in by_round.items()),
             "",
             "Cross-site matrix: accuracy of each model (column) on the test images of each site (row):",
-            run.cross_site.map("{:.1%}".format).to_string(),
+            self._matrix(),
             "",
             f"Global model after {len(by_round)} rounds: {self.test_accuracy:.1%} "
             f"on the global test set ({self.test_images:,} images)",
