@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,13 @@ def test_command_line_says_in_one_sentence_what_is_wrong(options: list[str], hin
     assert done.returncode != 0
     assert hint in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_readme_shows_the_learner_as_it_is() -> None:
+    shown = re.search(r"```python\n(class CIFAR10ModelLearner.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    shipped = (ROOT / "code/fl/model_learner.py").read_text()
+    assert shown, "the README shows the learner"
+    for method in shown[1].split("\n\n"):
+        first, *lines = method.strip("\n").splitlines()
+        body = "\n".join(lines if first.startswith("class ") else [first, *lines])
+        assert body in shipped, "the README shows an older learner"
