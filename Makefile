@@ -8,8 +8,9 @@ run: .venv
 test: .venv
 	$(BIN)/python -m pytest --nbmake $(ARGS)
 
+# A relative CIFAR10_SOURCE is meant from here; a notebook's kernel starts one folder down.
 lab: .venv
-	$(BIN)/jupyter lab --notebook-dir=. notebooks $(ARGS)
+	$(if $(CIFAR10_SOURCE),CIFAR10_SOURCE="$$(realpath "$(CIFAR10_SOURCE)")") $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_see_a_federation.ipynb $(ARGS)
 
 notebooks: .venv
 	$(BIN)/python notebooks/refresh.py $(ARGS)
