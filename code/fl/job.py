@@ -194,6 +194,8 @@ def main() -> None:
             print(run_and_report(job, Path(folder), args.threads, settings).text())
     except TutorialError as error:
         raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped, and every process with it. What was done lies in runs/.") from None
 
 
 if __name__ == "__main__":
