@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -135,3 +136,13 @@ def test_readme_shows_the_learner_as_it_is() -> None:
         first, *lines = method.strip("\n").splitlines()
         body = "\n".join(lines if first.startswith("class ") else [first, *lines])
         assert body in shipped, "the README shows an older learner"
+
+
+def test_command_line_runs_on_data_that_a_variable_names(sites: list[Path], tmp_path: Path) -> None:
+    options = ["--data", "$SITE_DATA", "--rounds", "1", "--batch-size", "8"]
+    done = run_command_line(*options, SITE_DATA=str(sites[0].parent))
+    assert done.returncode == 0, done.stderr
+    assert "scikit-learn digits, 2 sites" in done.stdout
+    model = Path(re.search(r"^Model +(.*)$", done.stdout, re.MULTILINE)[1])
+    assert sha256(read_model(model)) == sha256(federated_averaging(sites, 1, batch_size=8))
+    shutil.rmtree(model.parents[4])

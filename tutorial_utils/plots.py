@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from tutorial_utils.results import mean_by_round
 from tutorial_utils.settings import TutorialError
 
 # Okabe and Ito's blue, vermillion, bluish green and sky blue, two made darker: the four differ in grey too.
@@ -149,7 +150,7 @@ def learning_curves(
     accuracy of the last global model on `test_images` test images, drawn as a star.
     """
     _need(rounds, "round", "site", "accuracy", "steps")
-    mean = pd.Series({n: np.average(r["accuracy"], weights=r["steps"]) for n, r in rounds.groupby("round")})
+    mean = mean_by_round(rounds)
     alt = f"The sites' mean goes from {mean.iloc[0]:.1%} to {mean.iloc[-1]:.1%}."
     figure, axes = _figure(3.8, f"{data}: the global model, round by round", alt)
     axes.set_xlim(mean.index[0] - 0.4, mean.index[-1] + 1.4)

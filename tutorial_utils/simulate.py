@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -111,17 +111,15 @@ def _run_simulator(run: Run, job_name: str, threads: int, rounds: int | None, pr
 def _process(command: list[str], folder: Path, log: object) -> Iterator[subprocess.Popen]:
     """A process whose whole family ends with this block, however it is left."""
     process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-    family: dict[int, psutil.Process] = {}
     try:
         yield process
     finally:
-        if process.poll() is None:
-            parent = psutil.Process(process.pid)
-            family = {child.pid: child for child in parent.children(recursive=True)}
+        with suppress(psutil.NoSuchProcess):  # it may end by itself at any moment
+            family = psutil.Process(process.pid).children(recursive=True)
             process.kill()
-        for child in family.values():
-            if child.is_running():
-                child.kill()
+            for child in family:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
         process.wait()
 
 

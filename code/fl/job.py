@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -191,7 +192,7 @@ def main() -> None:
             job.export_job(str(args.export))
             print(f"The job is in {args.export / job.name}")
         else:
-            print(run_and_report(job, Path(folder), args.threads, settings).text())
+            print(run_and_report(job, Path(os.path.expandvars(folder)), args.threads, settings).text())
     except TutorialError as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
