@@ -1,4 +1,4 @@
-# make run · make test · make lab · make notebooks · make lint.  Options for the job:  make run ARGS="--sites 4 --rounds 10 --alpha iid"
+# make run · make test · make test-all · make lab · make notebooks · make bench · make lint.  Options for the job:  make run ARGS="--sites 4 --rounds 10 --alpha iid"
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -6,7 +6,10 @@ run: .venv
 	$(BIN)/python code/fl/job.py $(ARGS)
 
 test: .venv
-	$(BIN)/python -m pytest --nbmake $(ARGS)
+	$(BIN)/python -m pytest --nbmake -m "not slow" $(ARGS)
+
+test-all: test
+	$(BIN)/python -m pytest -m slow tests $(ARGS)
 
 # A relative CIFAR10_SOURCE is meant from here; a notebook's kernel starts one folder down.
 lab: .venv
@@ -14,6 +17,9 @@ lab: .venv
 
 notebooks: .venv
 	$(BIN)/python notebooks/refresh.py $(ARGS)
+
+bench: .venv
+	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
 lint: .venv
 	$(BIN)/ruff check .
@@ -28,4 +34,4 @@ lint: .venv
 	$(BIN)/python -m pip install --quiet --requirement .venv/versions.txt --editable .
 	@touch $@
 
-.PHONY: run test lab notebooks lint .venv
+.PHONY: run test test-all lab notebooks bench lint .venv

@@ -38,3 +38,11 @@ def run(sites: list[Path], runs: Path) -> Run:
     """The running example, federated."""
     job = build_job(sites[0].parent, rounds=FAST.rounds, batch_size=FAST.batch_size, seed=FAST.seed)
     return simulate(job, runs=runs, progress=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The seconds that tests noted: the figures of tests/README.md."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if report.when == "call" and name == "seconds":
+                terminalreporter.write_line(f"{value:6.1f} s  {report.nodeid.split('::')[1]}")

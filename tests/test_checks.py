@@ -20,7 +20,7 @@ import pytest
 import torch
 from nbformat import NotebookNode
 
-from tutorial_utils.checks import Verdict
+from checks import Verdict
 from tutorial_utils.data import Dataset
 from tutorial_utils.results import Run
 from tutorial_utils.settings import FAST

@@ -70,7 +70,7 @@ def test_settings_reach_the_configuration(tmp_path: Path) -> None:
     assert server["components"][0]["args"]["model"] == {"path": "dl.train.Net", "args": {"seed": 9}}
     meta = json.loads((job_folder / "meta.json").read_text())
     assert meta["min_clients"] == 3
-    assert meta["custom_props"] == {"sites": 3, "rounds": 7}
+    assert meta["custom_props"] == {"sites": 3, "data": "$SITE_DATA"}
 
 
 def test_historical_commands_give_the_same_job_and_the_same_bits(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from tutorial_utils.data import Dataset
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.results import Run, mean_by_round, sha256
 from tutorial_utils.settings import FAST, TutorialError
-from tutorial_utils.simulate import SimulationError, simulate
+from tutorial_utils.simulate import simulate
 
 
 def global_test(sites: list[Path]) -> ConcatDataset:
@@ -119,14 +119,50 @@ def test_report_holds_it_all(run: Run, sites: list[Path]) -> None:
     assert "digits" in text and run.sha256 in text and "90.0%" in text and "397 images" in text
 
 
-def test_a_run_that_fails_raises_with_the_sites_traceback(sites: list[Path], runs: Path) -> None:
-    job = build_job(sites[0].parent / "nowhere", rounds=1)
-    with pytest.raises(SimulationError, match=r"FileNotFoundError: .*nowhere.*data/download.py") as caught:
-        simulate(job, runs=runs, progress=False)
-    assert caught.value.workspace.is_dir()
-    who = re.match(r"The run failed. (site-\d): ", str(caught.value))
-    assert who, "the site that was first to fail"
-    assert "Traceback" in caught.value.log(who[1])
+@pytest.mark.parametrize(
+    ("settings", "how", "text"),
+    [
+        ({"data": "nowhere"}, {}, r"nowhere has no folder site-1, site-2: split the data for 2 sites"),
+        ({"sites": 3}, {}, r"has no folder site-3: split the data for 3 sites"),
+        ({}, {"sites": 1}, r"The job needs 2 sites \(its min_clients\), and sites is 1"),
+        ({}, {"sites": 3}, r"has no folder site-3"),
+        ({}, {"threads": 3}, r"threads is 3: it must be from 1 to the number of sites, 2"),
+        ({}, {"min_sites": 3}, r"min_sites is 3: it must be from 1 to the number of sites, 2"),
+        ({}, {"min_sites": 0}, r"min_sites is 0: it must be from 1"),
+        ({}, {"resume_from": "/never/was"}, r"/never/was holds no finished round to go on from"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_starts(
+    settings: dict[str, Any], how: dict[str, Any], text: str, sites: list[Path], tmp_path: Path
+) -> None:
+    job = build_job(**({"data": sites[0].parent} | settings), name="impossible")
+    with pytest.raises(TutorialError, match=text):
+        simulate(job, runs=tmp_path, progress=False, **how)
+    assert not list(tmp_path.iterdir()), "and no empty folder is left"
+
+
+def test_a_place_that_is_no_folder(sites: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TutorialError, match=r"Cannot write to .*name another folder with runs="):
+        simulate(build_job(sites[0].parent), runs=tmp_path / "file" / "runs", progress=False)
+
+
+def test_a_folder_that_is_no_job(tmp_path: Path) -> None:
+    with pytest.raises(TutorialError, match=r"is not an exported job .*export_job"):
+        simulate(tmp_path, runs=tmp_path / "runs", progress=False)
+
+
+def test_an_exported_job_runs_as_the_job_does(run: Run, sites: list[Path], runs: Path, tmp_path: Path) -> None:
+    job = build_job(sites[0].parent, rounds=FAST.rounds, batch_size=FAST.batch_size, seed=FAST.seed, name="exported")
+    job.export_job(str(tmp_path))
+    made = simulate(tmp_path / "exported", runs=runs, progress=False)
+    assert made.sha256 == run.sha256
+    assert "guard" not in (tmp_path / "exported/app/config/config_fed_server.json").read_text(), "only the copy"
+
+
+def test_a_resume_beyond_the_end_is_refused(run: Run, sites: list[Path], runs: Path) -> None:
+    with pytest.raises(TutorialError, match=rf"did {FAST.rounds} rounds, and this job asks for 2 in all"):
+        simulate(build_job(sites[0].parent, rounds=2), runs=runs, resume_from=run, progress=False)
 
 
 def test_runs_get_folders_of_their_own(run: Run, runs: Path) -> None:
@@ -137,6 +173,6 @@ def test_runs_get_folders_of_their_own(run: Run, runs: Path) -> None:
 
 def test_simulate_asks_for_the_number_of_sites(runs: Path, sites: list[Path]) -> None:
     job = build_job(sites[0].parent)
-    job.job.meta_props = {}
+    job.job.meta_props, job.job.min_clients = {}, 1  # FedJob's own defaults
     with pytest.raises(TutorialError, match="sites=2"):
         simulate(job, runs=runs)

@@ -48,11 +48,14 @@ class Dataset:
 
     def arrays(self, split: str) -> Arrays:
         """Images uint8 [N, 3, 32, 32] and labels int64 [N] of one of SPLITS; DataError if damaged."""
+        if split not in SPLITS:
+            raise DataError(f"{self.folder} has no split {split!r}: ask for train, valid or test.")
         with explained(f"{self.folder} is damaged: delete it and prepare it again"):
             with np.load(self.folder / f"{split}.npz", allow_pickle=False) as file:
                 images, labels = file["images"], file["labels"]
             check_arrays(images, labels, len(self.classes))
-            if labels.dtype != np.int64 or len(labels) != self.counts[split]:
+            count = self.counts[split]
+            if labels.dtype != np.int64 or type(count) is not int or len(labels) != count:  # True is no count
                 raise ValueError(f"{len(labels)} {split} labels of type {labels.dtype}")
             return images, labels
 
@@ -66,6 +69,20 @@ def check_arrays(images: np.ndarray, labels: np.ndarray, classes: int) -> None:
         raise ValueError(f"labels lie outside 0..{classes - 1}")
 
 
+def check_texts(name: str, source: str, site: str | None, classes: Sequence[str]) -> None:
+    texts = (name, source, *classes, *(() if site is None else (site,)))
+    if not all(isinstance(text, str) and text.isprintable() for text in texts):
+        raise TypeError("name, source, site and classes must be text that can be printed")
+    if len(set(classes)) != len(classes):
+        raise ValueError("two classes have the same name")
+
+
+def reason(error: Exception) -> str:
+    """Why, in a line: a damaged file can put anything into an error's text, and torch's own fill a page."""
+    text = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return text[:300] if text and text.isprintable() else type(error).__name__
+
+
 @contextmanager
 def explained(sentence: str) -> Iterator[None]:
     """What fails in here (a damaged file can raise anything) becomes a DataError: sentence (reason)."""
@@ -76,7 +93,7 @@ def explained(sentence: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             sentence = f"{sentence.partition(': ')[0]}: the disk is full; free 1 GB there and run this again"
-        raise DataError(f"{sentence} ({error or type(error).__name__}).") from error
+        raise DataError(f"{sentence} ({reason(error)}).") from error
 
 
 @contextmanager
@@ -111,9 +128,10 @@ def write_dataset(
 
     DataError: wrong arrays, a disk that is full or refuses, other data in the folder already.
     """
-    folder, counts, sha256 = Path(folder).expanduser(), {}, {}
+    folder, counts, sha256 = expand(folder), {}, {}
     about = {"format": FORMAT, "name": name, "classes": list(classes), "source": source, "site": site}
     with explained(f"{folder} cannot be written: name another folder"), new_folder(folder) as temp:
+        check_texts(name, source, site, classes)
         for split in SPLITS:
             images, labels = splits[split]
             check_arrays(images, labels, len(classes))
@@ -127,13 +145,19 @@ def write_dataset(
     return written
 
 
+def expand(path: PathLike) -> Path:
+    """The path, with ~ filled in; DataError where there is no such user."""
+    with explained(f"{path} cannot be used: name another folder"):
+        return Path(path).expanduser()
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(np.memmap(path, np.uint8, mode="r")).hexdigest()
 
 
 def read_dataset(folder: PathLike) -> Dataset:
     """The dataset in a folder, every file of it verified (SHA-256, shapes); DataError says what is wrong."""
-    folder = Path(folder).expanduser()
+    folder = expand(folder)
     with explained(f"{folder} is damaged: delete it and prepare it again"):
         if not (folder / "dataset.json").is_file():
             raise DataError(
@@ -142,10 +166,10 @@ def read_dataset(folder: PathLike) -> Dataset:
         card = json.loads((folder / "dataset.json").read_bytes())
         if card.pop("format") != FORMAT:
             raise DataError(f"{folder} was prepared by another version: delete it and prepare it again.")
-        dataset = Dataset(**card | {"folder": folder, "classes": tuple(card["classes"])})
-        texts = (dataset.name, dataset.source, dataset.site or "", *dataset.classes)
-        if not isinstance(card["classes"], list) or not all(isinstance(text, str) for text in texts):
-            raise TypeError("dataset.json has a number where a text belongs, or the reverse")
+        if not isinstance(card["classes"], list) or not set(card["counts"]) == set(card["sha256"]) == set(SPLITS):
+            raise TypeError("dataset.json has something else where the classes, counts or SHA-256 belong")
+        dataset = Dataset(folder=folder, **card | {"classes": tuple(card["classes"])})
+        check_texts(dataset.name, dataset.source, dataset.site, dataset.classes)
         for split in SPLITS:
             if _sha256(folder / f"{split}.npz") != dataset.sha256[split]:
                 raise ValueError(f"{split}.npz is not the file that was written, its SHA-256 differs")

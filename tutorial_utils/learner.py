@@ -38,6 +38,32 @@ def round_seed(seed: int, site: str, round_number: int) -> int:
     return seed if round_number == 0 else zlib.crc32(f"{seed}/{site}/{round_number}".encode())
 
 
+class BestModel:
+    """The best model that a site has trained in this job. On disk: a process that FLARE starts anew goes on with it.
+
+    Args:
+        folder: the app's own folder at the site, where FLARE keeps the job (the learner's `app_root`).
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / "best_local_model.pt"
+
+    def offer(self, score: float, round_number: int | None, params: Mapping[str, Any]) -> None:
+        """Keep these weights (tensors or arrays) if no earlier ones scored as high."""
+        if self.path.is_file() and self.load()["score"] >= score:
+            return
+        kept = {name: torch.as_tensor(value).cpu() for name, value in params.items()}
+        half_written = self.path.with_suffix(".tmp")
+        torch.save({"score": score, "round": round_number, "params": kept}, half_written)
+        half_written.replace(self.path)  # a process that is killed while saving leaves the old model whole
+
+    def load(self) -> dict[str, Any]:
+        """Its `score`, `round` and `params` (tensors). LearnerError before the first round."""
+        if not self.path.is_file():
+            raise LearnerError("This site has no best model yet: train at least one round first.")
+        return torch.load(self.path, weights_only=True)
+
+
 class PTModelLearner(ModelLearner):
     """All of a learner that is not the script: FLARE calls it, it calls three methods of the subclass.
 
@@ -81,7 +107,7 @@ class PTModelLearner(ModelLearner):
             self.warning(f"stopped after {steps} steps")
             return ReturnCode.TASK_ABORTED
         self.keep_if_best()
-        self.info(f"round {self.current_round} of {self.total_rounds}: {steps} steps")
+        self.info(f"round {self.current_round}: {steps} steps")
         meta = {FLMetaKey.NUM_STEPS_CURRENT_ROUND: steps}
         return FLModel(params_type=ParamsType.FULL, params=self.params(), meta=meta)
 
@@ -96,9 +122,7 @@ class PTModelLearner(ModelLearner):
         """The best model that this site has trained in this job. It is what the other sites will score."""
         if model_name != ModelName.BEST_MODEL:
             raise LearnerError(f"There is no model named {model_name!r}: ask for {ModelName.BEST_MODEL!r}.")
-        if not self.best_path().is_file():
-            raise LearnerError(f"{self.site_name} has no best model yet: train at least one round first.")
-        best = torch.load(self.best_path(), weights_only=True)
+        best = BestModel(self.app_root).load()
         meta = {"round": best["round"]}
         return FLModel(params_type=ParamsType.FULL, params=to_numpy(best["params"]), meta=meta)
 
@@ -129,18 +153,12 @@ class PTModelLearner(ModelLearner):
         self.net.load_state_dict({name: torch.as_tensor(value) for name, value in params.items()})
 
     def best_path(self) -> Path:
-        return Path(self.app_root) / "best_local_model.pt"
+        return BestModel(self.app_root).path
 
     def keep_if_best(self) -> None:
-        """Keep the net on disk if it is the best so far: a process that FLARE starts anew goes on with it."""
+        """Keep the net on disk if it is the best so far, by the validation images."""
         score = self.local_validate("valid")[self.key_metric]
-        path = self.best_path()
-        if path.is_file() and torch.load(path, weights_only=True)["score"] >= score:
-            return
-        params = {name: torch.from_numpy(value) for name, value in self.params().items()}
-        half_written = path.with_suffix(".tmp")
-        torch.save({"score": score, "round": self.current_round, "params": params}, half_written)
-        half_written.replace(path)  # a process that is killed while saving leaves the old model whole
+        BestModel(self.app_root).offer(score, self.current_round, self.params())
 
 
 def to_numpy(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tutorial_utils.folder import FORMAT, SPLITS, DataError, Dataset, explained, new_folder, read_dataset, write_dataset
+from tutorial_utils.folder import FORMAT, SPLITS, Dataset, expand, explained, new_folder, read_dataset, write_dataset
 from tutorial_utils.settings import TutorialError
 
 TRIES = 1000
@@ -28,11 +28,11 @@ class PartitionError(TutorialError):
 def parse_alpha(text: str) -> float | None:
     """What a command line takes for alpha: a number, or "iid" (None)."""
     try:
-        if text.lower() == "iid" or float(text) > 0:
-            return None if text.lower() == "iid" else float(text)
-    except ValueError:
-        pass
-    raise ArgumentTypeError(f"alpha is {text}: give a number above 0, or iid")
+        alpha = None if text.lower() == "iid" else float(text)
+        _check(1, alpha)
+    except (ValueError, PartitionError) as error:
+        raise ArgumentTypeError(f"alpha is {text}: give a number from 1e-6 to 1e6, or iid") from error
+    return alpha
 
 
 def draw_shares(classes: int, sites: int, alpha: float | None, seed: int | Sequence[int]) -> np.ndarray:
@@ -44,7 +44,7 @@ def draw_shares(classes: int, sites: int, alpha: float | None, seed: int | Seque
     _check(sites, alpha)
     if alpha is None:
         return np.full((classes, sites), 1 / sites)
-    return np.random.default_rng(seed).dirichlet(np.full(sites, float(alpha)), size=classes)
+    return _make_rng(seed).dirichlet(np.full(sites, float(alpha)), size=classes)
 
 
 def assign(labels: np.ndarray, shares: np.ndarray, seed: int | Sequence[int]) -> list[np.ndarray]:
@@ -53,9 +53,10 @@ def assign(labels: np.ndarray, shares: np.ndarray, seed: int | Sequence[int]) ->
     `labels` [N] lie in 0..classes-1. A site's count of a class is its share of it, rounded up or down. What
     rounding takes from a site in one class it gets back in another, so that equal shares make equal sites.
     """
-    if not np.allclose(shares.sum(axis=1), 1) or not np.all(labels < len(shares)):
-        raise PartitionError("Shares need a row for every label, and every row must sum to 1.")
-    rng, sites = np.random.default_rng(seed), [[] for _ in range(shares.shape[1])]
+    whole = shares.ndim == 2 and shares.size and (shares >= 0).all() and np.allclose(shares.sum(axis=1), 1)
+    if not whole or not np.isin(labels, np.arange(len(shares))).all():
+        raise PartitionError("Shares need a row for every label, and every row must sum to 1, without negative ones.")
+    rng, sites = _make_rng(seed), [[] for _ in range(shares.shape[1])]
     owed = rng.random(len(sites)) * 1e-6  # who gets the first odd image is left to chance
     for label, share in enumerate(shares):
         images = rng.permutation(np.flatnonzero(labels == label))
@@ -89,19 +90,20 @@ def split_dataset(
     DataError: no dataset in `folder`. PartitionError: these sites cannot be made, or `out` is in use.
     """
     _check(sites, alpha, seed, min_images)
-    dataset = read_dataset(folder)
+    dataset, alpha = read_dataset(folder), None if alpha is None else float(alpha)
     kind = "iid" if alpha is None else f"alpha-{alpha:g}"
     name = f"{dataset.folder.resolve().name}-{sites}-sites-{kind}-seed-{seed}"
-    out = Path(out).expanduser() if out else dataset.folder.resolve().with_name(name)
-    card = {"format": FORMAT, "sites": int(sites), "alpha": None if alpha is None else float(alpha)}
+    out = expand(out) if out else dataset.folder.resolve().with_name(name)
+    card = {"format": FORMAT, "sites": int(sites), "alpha": alpha}
     card |= {"seed": int(seed), "min_images": int(min_images), "sha256": dataset.sha256}
     if not _holds(out, card):
         _write(dataset, _plan(dataset, card), out, card)
         _holds(out, card)  # another process may have been quicker, with another split
     try:
         return [read_dataset(out / f"site-{k + 1}").folder for k in range(sites)]
-    except DataError as error:
-        raise PartitionError(f"{out} is damaged: delete the whole of it and split again ({error})") from error
+    except TutorialError as error:
+        cause = str(error).rstrip(".")
+        raise PartitionError(f"{out} is damaged: delete the whole of it and split again ({cause}).") from error
 
 
 def count_labels(folders: Sequence[Path]) -> pd.DataFrame:
@@ -117,8 +119,15 @@ def _check(sites: int, alpha: float | None, seed: int = 0, min_images: int = 1) 
     for name, value, least in (("sites", sites, 1), ("min_images", min_images, 1), ("seed", seed, 0)):
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise PartitionError(f"{name} is {value!r}: it must be a whole number, {least} or more.")
-    if alpha is not None and not (isinstance(alpha, Real) and 0 < alpha <= 1e6):
-        raise PartitionError(f"alpha is {alpha!r}: it must lie above 0, up to 1e6, or be iid (None in Python).")
+    number = isinstance(alpha, Real) and not isinstance(alpha, bool)
+    if alpha is not None and not (number and 1e-6 <= alpha <= 1e6):
+        raise PartitionError(f"alpha is {alpha!r}: it must lie in 1e-6..1e6, or be iid (None in Python).")
+
+
+def _make_rng(seed: int | Sequence[int]) -> np.random.Generator:
+    for part in seed if isinstance(seed, (tuple, list)) else (seed,):
+        _check(1, None, part)
+    return np.random.default_rng(seed)
 
 
 def _plan(dataset: Dataset, card: dict) -> dict[str, list[np.ndarray]]:
@@ -155,7 +164,8 @@ def _holds(out: Path, card: dict) -> bool:
         if not (out / "split.json").is_file():
             raise PartitionError(f"{out} is no split (it has no split.json): name another folder.")
         there = json.loads((out / "split.json").read_bytes())
-        other = [f"{key} {there.get(key)}, not {card[key]}" for key in card if there.get(key) != card[key]]
+        other = {key: f"{key} {there.get(key)!r:.20}, not {card[key]}" for key in card if there.get(key) != card[key]}
+        other |= {"sha256": "the sha256 of other data"} if "sha256" in other else {}
     if other:
-        raise PartitionError(f"{out} holds another split ({'; '.join(other)}): name another folder.")
+        raise PartitionError(f"{out} holds another split ({'; '.join(other.values())}): name another folder.")
     return True

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 
+from tutorial_utils.folder import reason
+from tutorial_utils.runner.guard import FOLDER as GUARD_FOLDER
 from tutorial_utils.settings import TutorialError
 
 SERVER_MODELS = {"SRV_FL_global_model.pt": "global", "SRV_best_FL_global_model.pt": "best global"}
 MEBIBYTE = 2**20
+LARGE = sys.float_info.max
+T = TypeVar("T")
 
 
 class ResultsError(TutorialError):
@@ -31,7 +37,7 @@ class Run:
     Attributes:
         folder: where everything of this run lies (job, workspace, simulator.log).
         sites: names of the sites, in order.
-        seconds: wall time from start to the last process's end.
+        seconds: wall time from start to the last process's end; of a resumed run, its own part alone.
     """
 
     folder: Path
@@ -47,6 +53,9 @@ class Run:
     def job_folder(self) -> Path:
         return self.workspace / "server" / "simulate_job"
 
+    def site_folder(self, site: str) -> Path:
+        return self.workspace / site / "simulate_job"
+
     @property
     def global_model_path(self) -> Path:
         return self.job_folder / "app_server" / "FL_global_model.pt"
@@ -58,7 +67,40 @@ class Run:
         The metrics are those of the model that the site RECEIVED in that round, on its validation images:
         in round r the average made r times, in round 0 the first weights.
         """
-        return read_rounds(self.job_folder / "metrics" / "round_metrics.jsonl")
+        path = self.job_folder / "metrics" / "round_metrics.jsonl"
+        if not self.earlier_rounds_path.is_file():
+            return read_rounds(path)
+        earlier = read_rounds(self.earlier_rounds_path)  # of the run that this one goes on from
+        return pd.concat([earlier, read_rounds(path)], ignore_index=True) if path.is_file() else earlier
+
+    @property
+    def earlier_rounds_path(self) -> Path:
+        return self.folder / "earlier_rounds.jsonl"
+
+    @property
+    def missing(self) -> dict[int, tuple[str, ...]]:
+        """The sites that had no part in a round, for each round that lacked one: only with min_sites."""
+        took_part = self.rounds.groupby("round")["site"].agg(set)
+        absent = {number: tuple(site for site in self.sites if site not in who) for number, who in took_part.items()}
+        return {int(number): names for number, names in absent.items() if names}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the guard on the server saw last; {} before it saw anything."""
+        try:
+            return json.loads((self.job_folder / GUARD_FOLDER / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The folder with the last global model that was safely on disk: `simulate(resume_from=...)` starts there."""
+        return next(iter((self.job_folder / GUARD_FOLDER).glob("checkpoint-*")), None)
+
+    @property
+    def rounds_kept(self) -> int:
+        """The rounds that the checkpoint holds."""
+        return int(self.checkpoint.name.removeprefix("checkpoint-")) if self.checkpoint else 0
 
     @cached_property
     def cross_site(self) -> pd.DataFrame:
@@ -87,7 +129,7 @@ class Run:
     @cached_property
     def bytes(self) -> int:
         """Bytes that the server sent and received in streams, models included, as FLARE counted them."""
-        return read_bytes(self.workspace / "server" / "pool_stats" / "simulator_cell_stats.json")
+        return read_bytes(self.job_folder / GUARD_FOLDER / "messages.json")
 
     def log(self, who: str = "server") -> str:
         """The log of one site, or of the "server"."""
@@ -97,42 +139,89 @@ class Run:
         return path.read_text(encoding="utf-8", errors="replace")
 
 
-def read_rounds(path: Path) -> pd.DataFrame:
-    """FLARE's round_metrics.jsonl as a table (see Run.rounds). ResultsError if it is missing or damaged."""
-    rows = []
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    """A damaged file can raise anything: it becomes a ResultsError that names the file and what it should hold."""
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        yield
+    except FileNotFoundError as error:
+        raise ResultsError(f"{path} is missing: the job ended before it wrote {what}.") from error
+    except Exception as error:
+        raise ResultsError(f"{path} does not hold {what} ({reason(error)}): run the job again.") from error
+
+
+def _need(what: str, value: object, kind: type[T]) -> T:
+    """The value, if it is of just this type (True is no int), and of a text only one that can be printed."""
+    if type(value) is not kind or (kind is str and not (value and value.isprintable())):
+        raise ValueError(f"{what} is {value!r:.40}")
+    return value
+
+
+def _number(what: str, value: object, least: float = -LARGE, most: float = LARGE) -> float:
+    if type(value) not in (int, float) or not least <= value <= most:  # NaN lies nowhere
+        raise ValueError(f"{what} is {value!r:.40}")
+    return value
+
+
+def _metric(name: str, value: object) -> float | str | bool:
+    """Accuracy is a number in 0..1; FLARE writes other metrics as numbers, words, True or False."""
+    if name == "accuracy":
+        return _number(name, value, 0, 1)
+    return value if isinstance(value, (str, bool)) else _number(name, value)
+
+
+def read_rounds(path: Path) -> pd.DataFrame:
+    """FLARE's round_metrics.jsonl as a table (see Run.rounds); steps are NaN for a site that counted none.
+
+    A metric called round, site or steps is left out. ResultsError if the file is missing, damaged or senseless.
+    """
+    rows = {}
+    with _reading(path, "the metrics of its rounds"):
+        for line in filter(None, path.read_text(encoding="utf-8").split("\n")):
             record = json.loads(line)
-            for site in record["sites"]:
-                metrics = {metric["name"]: metric["value"] for metric in site["metrics"]}
-                rows.append({"round": record["round"], "site": site["name"], **metrics, "steps": site.get("weight")})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(f"{path} does not hold the metrics of the rounds ({error}): run the job again.") from error
+            number = _number("round", _need("round", record["round"], int), 0, 1e6)
+            for site in _need("sites", record["sites"], list):
+                metrics = _need("metrics", site["metrics"], list)
+                row = {"round": number, "site": _need("site", site["name"], str)}
+                steps = _number("steps", site["weight"], sys.float_info.min, 1e15) if "weight" in site else np.nan
+                named = {_need("metric", m["name"], str): _metric(m["name"], m["value"]) for m in metrics}
+                if (number, row["site"]) in rows:
+                    raise ValueError(f"round {number} has {row['site']} twice")
+                rows[number, row["site"]] = row | named | row | {"steps": steps}
     if not rows:
         raise ResultsError(f"{path} holds no round: the job ended before its first round did.")
-    return pd.DataFrame(rows).sort_values(["round", "site"], ignore_index=True)
+    return pd.DataFrame(list(rows.values())).sort_values(["round", "site"], ignore_index=True)
 
 
 def mean_by_round(rounds: pd.DataFrame, metric: str = "accuracy") -> pd.Series:
-    """The sites' metric in each round, averaged as the model is: weighted by the sites' steps."""
-    weighted = (rounds[metric] * rounds["steps"]).groupby(rounds["round"]).sum()
-    return weighted / rounds["steps"].groupby(rounds["round"]).sum()
+    """The sites' metric in each round, averaged as the model is: weighted by the sites' steps.
+
+    As in FLARE's average, a site that counted no steps weighs as much as one step. A site without the metric is
+    left out. ResultsError if it is no number anywhere.
+    """
+    if metric not in rounds or not pd.api.types.is_numeric_dtype(rounds[metric]):
+        raise ResultsError(f"The rounds have no numbers called {metric}: choose from {', '.join(rounds.columns)}.")
+    weights = rounds["steps"].fillna(1).where(rounds[metric].notna())
+    return (rounds[metric] * weights).groupby(rounds["round"]).sum() / weights.groupby(rounds["round"]).sum()
 
 
 def read_cross_site(path: Path) -> pd.DataFrame:
-    """FLARE's cross_val_results.json as a table (see Run.cross_site). ResultsError if missing or damaged."""
-    try:
-        results: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    """FLARE's cross_val_results.json as a table (see Run.cross_site). ResultsError if missing, damaged or senseless."""
+    with _reading(path, "its cross-site matrix"):
+        results = _need("the file", json.loads(path.read_text(encoding="utf-8")), dict)
         cells = {
-            site: {SERVER_MODELS.get(model, model): metrics["accuracy"] for model, metrics in row.items()}
+            site: {
+                SERVER_MODELS.get(model, model): _metric("accuracy", scores["accuracy"])
+                for model, scores in row.items()
+            }
             for site, row in results.items()
         }
-        frame = pd.DataFrame.from_dict(cells, orient="index", dtype=float)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(f"{path} does not hold a cross-site matrix ({error}): run the job again.") from error
-    order = [name for name in SERVER_MODELS.values() if name in frame.columns]
-    order += sorted(set(frame.columns) - set(order), key=_by_number)
-    frame = frame.loc[sorted(frame.index, key=_by_number), order]
+        models = {_need("model", model, str) for row in cells.values() for model in row}
+        if any(len(cells[_need("site", site, str)]) != len(row) for site, row in results.items()):
+            raise ValueError("two models have the same name")
+        columns = [name for name in SERVER_MODELS.values() if name in models]
+        columns += sorted(models - set(columns), key=_by_number)
+        frame = pd.DataFrame(cells, columns, sorted(cells, key=_by_number), dtype=float).T
     return frame.rename_axis(index="test images of", columns="model")
 
 
@@ -144,29 +233,25 @@ def _by_number(name: str) -> tuple[str, int]:
 
 def read_model(path: Path) -> dict[str, torch.Tensor]:
     """The state dict in a file of FLARE's PyTorch persistor. Nothing in the file is executed."""
-    try:
+    with _reading(path, "a model"):
         state = torch.load(path, map_location="cpu", weights_only=True)["model"]
-        return {name: torch.as_tensor(value) for name, value in state.items()}
-    except FileNotFoundError as error:
-        raise ResultsError(f"{path} is missing: the job saved no model.") from error
-    except Exception as error:
-        raise ResultsError(f"{path} does not hold a model ({type(error).__name__}): run the job again.") from error
+        if not state:
+            raise ValueError("it has no weights")
+        return {_need("name", name, str): torch.as_tensor(value) for name, value in state.items()}
 
 
 def read_bytes(path: Path) -> int:
     """The total of FLARE's histograms of stream sizes, which it keeps in MiB."""
-    try:
+    with _reading(path, "FLARE's message statistics"):
         pools = json.loads(path.read_text(encoding="utf-8"))
-        bars = [
-            bar["total"]
+        sizes = [
+            _number("total", bar["total"], 0)
             for name in ("sent_stream_sizes", "received_stream_sizes")
-            for histogram in pools[name]["pool"]["cat_data"].values()
-            for bar in histogram
-            if bar
+            for bars in _need("cat_data", pools[name]["pool"]["cat_data"], dict).values()
+            for bar in _need("bars", bars, list)
+            if bar != ""  # nothing was counted there
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(f"{path} does not hold FLARE's message statistics ({error}).") from error
-    return round(sum(bars) * MEBIBYTE)
+        return round(sum(sizes) * MEBIBYTE)
 
 
 def sha256(state: Mapping[str, torch.Tensor | np.ndarray]) -> str:

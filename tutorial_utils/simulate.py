@@ -1,82 +1,86 @@
-"""Run a job in FLARE's simulator with a progress bar, and believe its files, not its return code."""
+"""Run a job in FLARE's simulator: believe its files, notice what goes wrong, leave no process behind."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import logging
+import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import warnings
 from pathlib import Path
 
-import psutil
-import torch
 from nvflare.job_config.api import FedJob
-from tqdm.auto import tqdm
 
-from tutorial_utils.results import ResultsError, Run, mean_by_round, read_rounds
+from tutorial_utils.results import ResultsError, Run
+from tutorial_utils.runner.job_folder import JobError, JobFolder, place_job
+from tutorial_utils.runner.verdict import SimulationError, explain, find_lack
+from tutorial_utils.runner.watch import run_simulator
 from tutorial_utils.settings import TutorialError
 
-POLL_SECONDS = 0.2
-
-
-class SimulationError(TutorialError):
-    """A run that did not do all that was asked. The text names the cause and ends with the site's traceback.
-
-    Attributes:
-        workspace: the simulator's workspace, kept for inspection.
-    """
-
-    def __init__(self, message: str, run: Run) -> None:
-        super().__init__(message)
-        self.run = run
-        self.workspace = run.workspace
-
-    def log(self, who: str = "server") -> str:
-        """The log of one site, or of the "server"."""
-        return self.run.log(who)
+logger = logging.getLogger(__name__)
 
 
 def simulate(
-    job: FedJob,
+    job: FedJob | str | Path,
     *,
     sites: int | None = None,
-    rounds: int | None = None,
     threads: int | None = None,
+    min_sites: int | None = None,
+    stall_timeout: float | None = 1800.0,
+    resume_from: Run | SimulationError | str | Path | None = None,
     runs: str | Path = "runs",
     name: str | None = None,
     progress: bool = True,
 ) -> Run:
     """Run a job on this machine, one process a site, and return what it left behind.
 
+    The runner makes its own copy of the job and adds a guard (tutorial_utils.runner.guard) that checks every update
+    before it is averaged. Every process ends with this call, however it ends.
+
     Args:
-        job: any FedJob with a MetricsArtifactWriter.
-        sites, rounds: from the job's meta_props["custom_props"] where it has them (`fl.job.build_job` does).
+        job: a FedJob with a MetricsArtifactWriter, or the folder of an exported one.
+        sites: by default what the job's custom_props say (`fl.job.build_job` sets them), else its min_clients.
         threads: sites that run at once; as many as there are sites unless you say fewer. With fewer, FLARE
             starts a new process for every task: slower several times over, the same result.
+        min_sites: go on without a site whose process is lost while so many are left. None: a loss ends the run.
+            A site that is alive is always waited for.
+        stall_timeout: seconds without a task sent or answered after which the run is given up; longer than your
+            longest round, or None to wait for ever.
+        resume_from: an earlier Run, its SimulationError or its folder: start after the last round that it kept. FedAvg
+            and FedProx end in the bits of a run that was never cut; a server's optimizer and SCAFFOLD's corrections
+            start anew.
         runs: the folder of all runs; this one gets a fresh folder in it.
         name: of the run's folder, the job's name by default; a number is added where that exists.
         progress: show a progress bar (rounds done, accuracy so far).
 
     Raises:
+        TutorialError: before anything starts, for a job or a number that cannot work.
         SimulationError: unless every round, the global model and the cross-site matrix are there and whole.
     """
-    props = (job.job.meta_props or {}).get("custom_props", {})
-    sites = sites or props.get("sites")
-    rounds = rounds or props.get("rounds")
-    if not sites:
-        raise TutorialError("How many sites? Say simulate(job, sites=2), or build the job with fl.job.build_job.")
-    if threads is not None and not 1 <= threads <= sites:
-        raise TutorialError(f"threads is {threads}: it must be from 1 to the number of sites, {sites}.")
-    names = tuple(f"site-{number}" for number in range(1, sites + 1))
-    folder = _fresh_folder(Path(runs).resolve(), name or job.name)
-    job.export_job(str(folder / "job"))
+    folder = _fresh_folder(Path(runs).resolve(), name or (job.name if isinstance(job, FedJob) else Path(job).name))
+    try:
+        copy = place_job(job, folder / "job")
+        run, rounds = Run(folder, _names(copy, sites), 0.0), copy.rounds
+        threads = _check(copy, run.sites, threads, min_sites)
+        _prepare(copy, run, threads, min_sites, resume_from)
+    except BaseException:
+        shutil.rmtree(folder)  # nothing has run in it
+        raise
     start = time.monotonic()
-    run = Run(folder, names, 0.0)
-    code = _run_simulator(run, job.name, threads or sites, rounds, progress)
-    run = Run(folder, names, time.monotonic() - start)
-    _check(run, rounds, code)
+    try:
+        failure = run_simulator(copy, run, threads, len(rounds), stall_timeout, progress)
+    except BaseException:
+        logger.warning("Stopped. simulate(job, resume_from=%r) goes on after the last finished round.", str(folder))
+        raise
+    run = Run(folder, run.sites, time.monotonic() - start)
+    if failure:
+        raise explain(run, failure)
+    try:
+        lack = find_lack(run, rounds, copy.evaluates)
+    except ResultsError as error:
+        lack = str(error)
+    if lack:
+        raise explain(run, None, lack)
     return run
 
 
@@ -96,95 +100,57 @@ def _fresh_folder(runs: Path, name: str) -> Path:
     raise TutorialError(f"{runs} holds too many runs named {name}: delete some.")
 
 
-def _run_simulator(run: Run, job_name: str, threads: int, rounds: int | None, progress: bool) -> int:
-    command = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", f"job/{job_name}"]
-    command += ["-w", "workspace", "-c", ",".join(run.sites), "-t", str(threads)]
-    with (run.folder / "simulator.log").open("wb") as log, _process(command, run.folder, log) as process:
-        with tqdm(total=rounds, desc="rounds", disable=not progress, leave=False) as bar:
-            while process.poll() is None:
-                time.sleep(POLL_SECONDS)
-                _advance(bar, run)
-        return process.returncode
+def _names(copy: JobFolder, sites: int | None) -> tuple[str, ...]:
+    sites = sites if sites is not None else copy.sites
+    if not sites or sites < 1:
+        raise JobError("How many sites? Say simulate(job, sites=2), or build the job with fl.job.build_job.")
+    if sites < copy.min_clients:
+        raise JobError(f"The job needs {copy.min_clients} sites (its min_clients), and sites is {sites}.")
+    return tuple(f"site-{number}" for number in range(1, sites + 1))
 
 
-@contextmanager
-def _process(command: list[str], folder: Path, log: object) -> Iterator[subprocess.Popen]:
-    """A process whose whole family ends with this block, however it is left."""
-    process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        with suppress(psutil.NoSuchProcess):  # it may end by itself at any moment
-            family = psutil.Process(process.pid).children(recursive=True)
-            process.kill()
-            for child in family:
-                with suppress(psutil.NoSuchProcess):
-                    child.kill()
-        process.wait()
+def _check(copy: JobFolder, sites: tuple[str, ...], threads: int | None, min_sites: int | None) -> int:
+    """The number of threads; JobError for what cannot work."""
+    threads = len(sites) if threads is None else threads
+    if not 1 <= threads <= len(sites):
+        raise JobError(f"threads is {threads}: it must be from 1 to the number of sites, {len(sites)}.")
+    if min_sites is not None and not 1 <= min_sites <= len(sites):
+        raise JobError(f"min_sites is {min_sites}: it must be from 1 to the number of sites, {len(sites)}.")
+    copy.check_data(sites)
+    if threads < len(sites):
+        warnings.warn(
+            f"threads={threads} for {len(sites)} sites: FLARE starts a new process for every task, which takes "
+            "several times as long (about five times in our trial). The result is the same.",
+            stacklevel=3,
+        )
+    return threads
 
 
-def _advance(bar: tqdm, run: Run) -> None:
-    try:
-        rounds = read_rounds(run.job_folder / "metrics" / "round_metrics.jsonl")
-    except ResultsError:  # no round is done yet, or FLARE is writing the line
-        return
-    done = int(rounds["round"].max()) + 1
-    if done > bar.n:
-        bar.update(done - bar.n)
-        if "accuracy" in rounds:
-            bar.set_postfix_str(f"validation accuracy {mean_by_round(rounds).iloc[-1]:.1%}")
+def _prepare(
+    copy: JobFolder,
+    run: Run,
+    threads: int,
+    min_sites: int | None,
+    resume_from: Run | SimulationError | str | Path | None,
+) -> None:
+    checkpoint = None
+    if resume_from is not None:
+        earlier = getattr(resume_from, "run", resume_from)
+        earlier = earlier if isinstance(earlier, Run) else Run(Path(earlier).resolve(), (), 0.0)
+        if not earlier.checkpoint:
+            raise JobError(f"{earlier.folder} holds no finished round to go on from: run without resume_from.")
+        checkpoint = earlier.checkpoint
+        _keep_earlier_rounds(earlier, run)
+        copy.go_on_from(checkpoint, earlier.rounds_kept)
+    if min_sites is not None:
+        copy.allow_loss(min_sites)
+    resident = threads == len(run.sites)
+    copy.add_guard(min_sites=min_sites, resident=resident, resume_from=str(checkpoint) if checkpoint else None)
 
 
-def _check(run: Run, rounds: int | None, code: int) -> None:
-    """Raise unless all that was asked for is in the run's files."""
-    try:
-        lack = _missing(run, rounds) or (f"the simulator ended with code {code}." if code else None)
-    except ResultsError as error:
-        lack = str(error)
-    if lack:
-        failure = _first_failure(run)
-        cause = f"{failure['who']}: {failure['message']}" if failure else lack
-        text = f"The run failed: {cause}\nIts files are in {run.folder}."
-        raise SimulationError(f"{text}\n{failure.get('traceback', '')}".rstrip(), run)
-
-
-def _missing(run: Run, rounds: int | None) -> str | None:
-    table = run.rounds
-    for number in range(rounds or int(table["round"].max()) + 1):
-        absent = set(run.sites) - set(table.loc[table["round"] == number, "site"])
-        if absent:
-            return f"round {number} has no result of {', '.join(sorted(absent))}."
-    for name, value in run.global_model.items():
-        if not torch.isfinite(value).all():
-            return f"the global model's {name} holds numbers that are not finite."
-    if "CrossSiteModelEval" in json.dumps(_server_config(run)):
-        matrix = run.cross_site.reindex(index=run.sites, columns=["global", *run.sites])
-        holes = matrix.isna().stack()
-        if holes.any():
-            return "the cross-site matrix lacks " + ", ".join(f"{m} on {s}" for s, m in holes[holes].index) + "."
-    return None
-
-
-def _server_config(run: Run) -> dict:
-    (path,) = (run.folder / "job").glob("*/*/config/config_fed_server.json")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _first_failure(run: Run) -> dict[str, str]:
-    """The first error in the sites' logs (else in the server's), from the JSON that FLARE keeps beside them."""
-    failures = [failure for site in run.sites if (failure := _first_error(run, site))]
-    return min(failures, key=lambda failure: failure["time"], default=_first_error(run, "server"))
-
-
-def _first_error(run: Run, who: str) -> dict[str, str]:
-    path = run.workspace / who / "log.json"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    records = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-    errors = [record for record in records if record.get("levelname") in ("ERROR", "CRITICAL")]
-    if not errors:
-        return {}
-    failure = {"who": who, "time": errors[0]["asctime"], "message": errors[0]["message"].strip()}
-    for record in errors:
-        if record["message"].startswith("Traceback"):
-            return failure | {"traceback": record["message"].strip()}
-    return failure
+def _keep_earlier_rounds(earlier: Run, run: Run) -> None:
+    """The lines of the rounds that are kept: FLARE writes a round's line before its model is safe."""
+    paths = (earlier.earlier_rounds_path, earlier.job_folder / "metrics" / "round_metrics.jsonl")
+    lines = [line for path in paths if path.is_file() for line in path.read_text(encoding="utf-8").splitlines()]
+    kept = [line for line in lines if json.loads(line)["round"] < earlier.rounds_kept]
+    run.earlier_rounds_path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

@@ -27,6 +27,8 @@ class OrderedAggregator(InTimeAccumulateWeightedAggregator):
 
     def aggregate(self, fl_ctx: FLContext) -> Shareable:
         for site in sorted(self._held):
-            super().accept(self._held[site], fl_ctx)
+            if not super().accept(self._held[site], fl_ctx):
+                kinds = ", ".join(self.expected_data_kind.values())
+                self.system_panic(f"the aggregator refused {site}'s update: it expects {kinds}", fl_ctx)
         self._held = {}
         return super().aggregate(fl_ctx)

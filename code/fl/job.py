@@ -1,6 +1,7 @@
 """Build the federated job, and from the command line run it and report.
 
 python code/fl/job.py --sites 2 --rounds 5          # prepares the data, splits it, runs, reports
+python code/fl/job.py --client executor             # the same work, the site's part written otherwise
 python code/fl/job.py --data SITES --export jobs    # only writes the job, for FLARE's commands
 """
 
@@ -11,12 +12,15 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "code"))  # the folder of dl/ and fl/: the job ships them by these names
 
+from nvflare.app_common.abstract.model_learner import ModelLearner
 from nvflare.app_common.executors.model_learner_executor import ModelLearnerExecutor
 from nvflare.app_common.shareablegenerators.full_model_shareable_generator import (
     FullModelShareableGenerator,
@@ -28,9 +32,11 @@ from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEva
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 from nvflare.app_opt.pt.job_config.model import PTModel
 from nvflare.job_config.api import FedJob
+from nvflare.job_config.script_runner import ScriptRunner
 
 from dl.train import Net
 from fl.aggregator import OrderedAggregator
+from fl.executor import CIFAR10Executor
 from fl.model_learner import CIFAR10ModelLearner
 from fl.report import Report, score
 from tutorial_utils import learner as shipped
@@ -38,6 +44,8 @@ from tutorial_utils.data import prepare, read_dataset
 from tutorial_utils.partition import parse_alpha, split_dataset
 from tutorial_utils.settings import FULL, TutorialError, suited_to
 from tutorial_utils.simulate import simulate
+
+TASKS = ["train", "validate", "submit_model"]  # what the server asks of a site
 
 
 def build_job(
@@ -49,9 +57,11 @@ def build_job(
     batch_size: int = 32,
     momentum: float = 0.9,
     seed: int = 0,
-    name: str = "modellearner",
+    name: str | None = None,
+    client: str = "learner",
+    **more: Any,
 ) -> FedJob:
-    """Federated Averaging of CIFAR10ModelLearner, then cross-site evaluation, as a FedJob.
+    """Federated Averaging of dl/train.py, then cross-site evaluation, as a FedJob.
 
     Args:
         data: the folder of the site folders; each site reads data/its-own-name. An environment variable
@@ -59,15 +69,21 @@ def build_job(
         sites: how many must take part in every round.
         rounds: how often the models are averaged.
         epochs, lr, batch_size, momentum, seed: as in dl/train.py; epochs are local, in each round.
-        name: of the job, letters, digits, "_" and "-".
+        name: of the job, letters, digits, "_" and "-" (default: "modellearner", or the client's name).
+        client: how the site's part is written, one of CLIENTS: the same work to the bit.
+        **more: for the client: `learner=`, another class than CIFAR10ModelLearner, and its own settings.
 
-    Raises: TutorialError for a number that makes no sense.
+    Raises: TutorialError for a number that makes no sense, or a client that there is not.
     """
     check(sites=sites, rounds=rounds, epochs=epochs, lr=lr, batch_size=batch_size)
-    props = {"custom_props": {"sites": sites, "rounds": rounds}}  # tutorial_utils.simulate reads them
+    if client not in CLIENTS:
+        raise TutorialError(f"There is no client {client!r}: choose one of {', '.join(CLIENTS)}.")
+    name = name or ("modellearner" if client == "learner" else client)
+    props = {"custom_props": {"sites": sites, "data": str(data)}}  # tutorial_utils.simulate reads them
     job = FedJob(name=name, min_clients=sites, meta_props=props)
     add_server(job, sites, rounds, seed)
-    add_sites(job, data, epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, seed=seed)
+    how = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "momentum": momentum, "seed": seed}
+    add_sites(job, data, client, **how, **more)
     return job
 
 
@@ -102,18 +118,66 @@ def add_server(job: FedJob, sites: int, rounds: int, seed: int) -> None:
     job.to_server({"server": {"task_request_interval": 0.05}})
 
 
-def add_sites(job: FedJob, data: str | Path, **settings: Any) -> None:
-    """What runs at every site: the learner, and the executor that hands FLARE's tasks to it."""
+def add_sites(job: FedJob, data: str | Path, client: str = "learner", **settings: Any) -> None:
+    """What runs at every site: one of the three clients, and the module that all of them use."""
+    CLIENTS[client](job, str(data), **settings)
+    # FedJob ships the files beside the client's own, but not those of an installed package: name it.
+    job.add_file_to_clients(shipped.__file__, dest_dir="tutorial_utils")
+
+
+def add_learner(
+    job: FedJob, data: str, learner: type[ModelLearner] = CIFAR10ModelLearner, **settings: Any
+) -> None:
+    """A ModelLearner, and the executor that hands FLARE's tasks to it."""
     with warnings.catch_warnings(record=True):
         # FLARE 2.9 warns once a process, past every filter, that ModelLearner is deprecated. The README
         # and notebook 04 say so in plain words, and what follows from it.
-        learner = CIFAR10ModelLearner(str(data), **settings)
-    job.to_clients(learner, id="learner")
-    job.to_clients(
-        ModelLearnerExecutor(learner_id="learner"), tasks=["train", "validate", "submit_model"]
+        component = learner(data, **settings)
+    job.to_clients(component, id="learner")
+    job.to_clients(ModelLearnerExecutor(learner_id="learner"), tasks=TASKS)
+
+
+def add_script(job: FedJob, data: str, **settings: Any) -> None:
+    """A script with the Client API, and the executor that runs it as a thread of the site's process."""
+    with working_in(ROOT / "code"):
+        # ScriptRunner wants to see the script, and writes its path into the job as it stands here: only
+        # a relative one is right at the site too.
+        runner = ScriptRunner("fl/client_api.py", script_args(data, **settings))
+        job.to_clients(runner, tasks=TASKS)
+    # When the job is written, FedJob looks from wherever we are then: name what must be in it.
+    job.add_file_to_clients(str(ROOT / "code/fl/client_api.py"), dest_dir="fl")
+    job.add_file_to_clients(str(ROOT / "code/dl/train.py"), dest_dir="dl")
+
+
+def add_executor(job: FedJob, data: str, **settings: Any) -> None:
+    """An executor of our own."""
+    job.to_clients(CIFAR10Executor(data, **settings), tasks=TASKS)
+
+
+CLIENTS = {"learner": add_learner, "client-api": add_script, "executor": add_executor}
+
+
+def script_args(data: str, **settings: Any) -> str:
+    """The arguments of client_api.py in one line: FLARE wants them so, and splits it at every space."""
+    if len(data.split()) != 1:
+        raise TutorialError(
+            f"The path {data!r} has a space, where FLARE splits the arguments of a script: take another "
+            'folder, or put the path into an environment variable and name that, as "$SITE_DATA".'
+        )
+    return " ".join(
+        f"--{name.replace('_', '-')} {value}" for name, value in {"data": data, **settings}.items()
     )
-    # FedJob ships the files beside the learner's own, but not those of an installed package: name it.
-    job.add_file_to_clients(shipped.__file__, dest_dir="tutorial_utils")
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Make it the working directory for a while."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def run_and_report(job: FedJob, folder: Path, threads: int | None, settings: dict[str, Any]) -> Report:
@@ -147,6 +211,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="sites that run at once (default: all)")
+    parser.add_argument("--client", choices=CLIENTS, default="learner", help="how a site's part is made")
     parser.add_argument("--export", type=Path, metavar="DIR", help="only write the job into DIR")
     return parser.parse_args()
 
@@ -184,7 +249,8 @@ def main() -> None:
         )
         folder = find_sites(args)  # after the check: it may fetch 170 MB
         settings = {
-            key: getattr(args, key) for key in ("sites", "rounds", "epochs", "lr", "momentum", "seed")
+            key: getattr(args, key)
+            for key in ("client", "sites", "rounds", "epochs", "lr", "momentum", "seed")
         }
         settings["batch_size"] = args.batch_size or default_batch_size(folder)
         job = build_job(folder, **settings)

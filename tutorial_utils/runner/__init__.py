@@ -1,0 +1,1 @@
+"""How `tutorial_utils.simulate` runs a job: it never hangs and never lies. To learn FLARE, skip it."""
