@@ -22,9 +22,10 @@ from nvflare.job_config.api import FedJob
 from unimportable_learner import UnimportableLearner
 
 from fl.faulty_learner import FaultyLearner
+from fl.fedavg import federated_averaging
 from fl.job import add_server, build_job
 from tutorial_utils import learner as shipped
-from tutorial_utils.results import Run
+from tutorial_utils.results import Run, sha256
 from tutorial_utils.runner.verdict import SimulationError
 from tutorial_utils.simulate import simulate
 
@@ -206,7 +207,13 @@ def test_the_stop_button_ends_every_process_and_the_run_can_go_on(
     record_property("seconds", round(time.time() - times[0], 1))
     thread.join(1)
     assert "resume_from" in caplog.text
-    assert Run(runs / "stopped", (), 0.0).rounds_kept >= 1
+    kept = Run(runs / "stopped", (), 0.0).rounds_kept
+    assert kept >= 1
+    job = build_job(sites[0].parent, rounds=kept + 1, batch_size=8, name="again")
+    again = simulate(job, runs=runs, progress=False, resume_from=runs / "stopped")
+    assert again.sha256 == sha256(federated_averaging(sites, kept + 1, batch_size=8))
+    once_more = simulate(job, runs=runs, progress=False, resume_from=again)
+    assert once_more.sha256 == again.sha256, "a run that is whole is evaluated again"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])

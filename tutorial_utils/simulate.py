@@ -26,7 +26,7 @@ def simulate(
     sites: int | None = None,
     threads: int | None = None,
     min_sites: int | None = None,
-    stall_timeout: float | None = 1800.0,
+    stall_timeout: float | None = 7200.0,
     resume_from: Run | SimulationError | str | Path | None = None,
     runs: str | Path = "runs",
     name: str | None = None,
