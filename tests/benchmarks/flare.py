@@ -1,0 +1,134 @@
+"""The contestants that run on FLARE.
+
+python tests/benchmarks/flare.py ours|defaults|timed|timed-defaults|ancestor SPEC.json
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spec import Spec, find_code
+
+find_code()
+sys.path.insert(0, str(Path(__file__).parent / "ancestor"))
+from nvflare.app_common.abstract.model_learner import ModelLearner
+from nvflare.app_common.executors.model_learner_executor import ModelLearnerExecutor
+from nvflare.job_config.api import FedJob
+
+from fl.job import add_server, add_sites, build_job
+from tutorial_utils import learner as shipped
+from tutorial_utils.results import Run
+from tutorial_utils.simulate import simulate
+
+CODE = Path(sys.modules[add_sites.__module__].__file__).parents[1]
+
+
+def ours(spec: Spec) -> Run:
+    """What `make run` and the notebooks do."""
+    return run_ours(spec, build_job(spec.data, spec.sites, **spec.training))
+
+
+def defaults(spec: Spec) -> Run:
+    """The same job with FLARE's own periods, in FLARE's own simulator."""
+    return run_plainly(spec, build_job(spec.data, spec.sites, **spec.training))
+
+
+def timed(spec: Spec) -> Run:
+    return run_ours(spec, build_with(spec, timed_learner(spec)))
+
+
+def timed_defaults(spec: Spec) -> Run:
+    return run_plainly(spec, build_with(spec, timed_learner(spec)))
+
+
+def ancestor(spec: Spec) -> Run:
+    """As the tutorials had it: FLARE's defaults and a learner of that kind."""
+    from ancestor_learner import AncestorLearner  # torchvision: the others need not wait for it
+
+    return run_plainly(
+        spec, build_with(spec, quietly(AncestorLearner, spec.data, spec.epochs, spec.lr, spec.momentum, spec.seed))
+    )
+
+
+def timed_learner(spec: Spec) -> ModelLearner:
+    from timed_learner import TimedLearner
+
+    how = {name: value for name, value in spec.training.items() if name != "rounds"}
+    return quietly(TimedLearner, spec.data, **how)
+
+
+def quietly(learner: Callable[..., ModelLearner], *args: Any, **kwargs: Any) -> ModelLearner:
+    with warnings.catch_warnings(record=True):  # FLARE's word on ModelLearner, which the README repeats
+        return learner(*args, **kwargs)
+
+
+def build_with(spec: Spec, learner: ModelLearner) -> FedJob:
+    """build_job with another learner; the files of the series that it needs are shipped by name."""
+    props = {"custom_props": {"sites": spec.sites, "rounds": spec.rounds}}
+    job = FedJob(name="benchmark", min_clients=spec.sites, meta_props=props)
+    add_server(job, spec.sites, spec.rounds, spec.seed)
+    job.to_clients(learner, id="learner")
+    job.to_clients(ModelLearnerExecutor(learner_id="learner"), tasks=["train", "validate", "submit_model"])
+    job.add_file_to_clients(shipped.__file__, dest_dir="tutorial_utils")
+    job.add_file_to_clients(str(CODE / "fl/model_learner.py"), dest_dir="fl")
+    job.add_file_to_clients(str(CODE / "dl/train.py"), dest_dir="dl")
+    return job
+
+
+def run_ours(spec: Spec, job: FedJob) -> Run:
+    return simulate(job, threads=spec.threads, runs=spec.out, name="run", progress=False)
+
+
+def run_plainly(spec: Spec, job: FedJob) -> Run:
+    """FedJob.simulator_run's command on the exported job, without the periods that this project sets."""
+    folder = Path(spec.out) / "run"
+    job.export_job(str(folder / "job"))
+    for config in folder.glob("job/*/*/config/config_fed_*.json"):
+        use_default_periods(config)
+    command = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", f"job/{job.name}"]
+    command += ["-w", "workspace", "-c", ",".join(spec.names), "-t", str(spec.threads or spec.sites)]
+    subprocess.run(command, cwd=folder, check=True)
+    return Run(folder, tuple(spec.names), 0.0)
+
+
+def use_default_periods(config: Path) -> None:
+    """Drop what a job says of waiting: FLARE then takes 2 s between tasks, 0.5 s between checks."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings.pop("server", None)
+    settings.pop("client", None)
+    for workflow in settings.get("workflows", []):
+        workflow["args"].pop("task_check_period", None)
+    config.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def read_stamps(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """{site: stamps} that TimedLearner wrote, nothing from other learners."""
+    return {
+        path.relative_to(run.workspace).parts[0]: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in run.workspace.glob("site-*/**/stamps.jsonl")
+    }
+
+
+def main() -> None:
+    contestants = {
+        "ours": ours,
+        "defaults": defaults,
+        "timed": timed,
+        "timed-defaults": timed_defaults,
+        "ancestor": ancestor,
+    }
+    spec = Spec.read(sys.argv[2])
+    run = contestants[sys.argv[1]](spec)
+    weights = {name: value.numpy() for name, value in run.global_model.items()}
+    matrix = json.loads(run.cross_site.to_json(double_precision=15))
+    spec.leave(weights, inside=run.seconds, cross_site=matrix, stamps=read_stamps(run))
+
+
+if __name__ == "__main__":
+    main()
