@@ -71,14 +71,10 @@ class JobFolder:
     def training(self, server: dict[str, Any]) -> tuple[dict[str, Any], int, int]:
         """The workflow that trains, its first round and the number of its rounds."""
         for workflow in server["workflows"]:
-            known = inspect.signature(load_class(workflow["path"])).parameters
-            if "num_rounds" in known:
-                args = workflow.setdefault("args", {})
-                start, rounds = (
-                    args.get(name, known[name].default if name in known else 0)
-                    for name in ("start_round", "num_rounds")
-                )
-                return workflow, start, rounds
+            defaults = _defaults(load_class(workflow["path"]))
+            if "num_rounds" in defaults:
+                args = defaults | workflow.setdefault("args", {})  # FedJob writes what is not the default
+                return workflow, args.get("start_round", 0), args["num_rounds"]
         raise JobError("The job has no workflow with rounds, such as ScatterAndGather or FedAvg.")
 
     @property
@@ -152,6 +148,17 @@ def _read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise JobError(f"{path} cannot be read ({error}): export the job again.") from error
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """The defaults of a component's constructor, and of those that it hands its **kwargs on to."""
+    found: dict[str, Any] = {}
+    for ancestor in kind.__mro__:
+        if "__init__" in vars(ancestor):
+            for name, parameter in inspect.signature(ancestor.__init__).parameters.items():
+                if parameter.default is not inspect.Parameter.empty:
+                    found.setdefault(name, parameter.default)
+    return found
 
 
 def _ship(file: Path, folder: Path) -> None:
