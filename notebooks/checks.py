@@ -259,3 +259,31 @@ def smallest_loss(answer: object) -> Verdict:
     if answer.negate_key_metric is not True:
         return _hint("It keeps the highest loss, the WORST model. Which argument turns the metric around?")
     return Verdict(True, "The smallest loss wins: negated, it is the highest.")
+
+
+def too_far(answer: Callable[..., Sequence[str]] | None) -> Verdict:
+    """09: the names of the arrays in which a number changed by more than a limit, or is none any more."""
+    if answer is None:
+        return _open("write too_far(update, before, limit) and put its name, without brackets, in answer.")
+    before = {"conv": np.array([5.0, -5.0, 5.0, -5.0]), "bias": np.zeros(2)}
+    try:
+        for conv, bias, names, hint in _MOVES:
+            update = {"conv": before["conv"] + conv, "bias": before["bias"] + bias}
+            made = answer(update, before, 1.0)
+            if not isinstance(made, list | tuple | set):
+                return _hint(f"It returns {made!r:.40}: return a list of names, an empty one where all is well.")
+            if sorted(made) != names:
+                return _hint(hint)
+    except Exception as error:
+        return _failed(error, "It gets two dicts of arrays, by the same names, and a number.")
+    return Verdict(True, "NaN is not above a limit, and not below it either: you ask the right way round.")
+
+
+_MOVES = [  # how far conv and bias move, with a limit of 1; which names are due; the hint if others come
+    (0.0, 0.0, [], "Nothing has changed, and you complain: look at update[name] - before[name], not at the weights."),
+    (0.6, 0.6, [], "No single number moved by more than the limit: take each for itself, no sum and no norm."),
+    ([0.0, 2.0, 0.0, 0.0], 0.0, ["conv"], "One number of conv moved by 2: one is enough, so take no mean."),
+    (0.0, [0.0, -2.0], ["bias"], "A number of bias fell by 2: down counts as much as up, so take the absolute value."),
+    (0.0, [np.nan, 0.0], ["bias"], "NaN slips through: NaN > limit is False. Ask instead whether all are <= limit."),
+    ([np.inf] * 4, [np.nan, 0.0], ["bias", "conv"], "Both are wrong now: name each of them, not the first alone."),
+]

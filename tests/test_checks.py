@@ -105,6 +105,16 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("lambda m: m.loc['site-1', 'site-1'] - m.loc['site-2', 'site-1']", "minus mean of the six others"),
         ("lambda m: m - m.mean()", "TypeError"),
     ],
+    "09_break_the_federation": [
+        ("lambda u, b, limit: [k for k in u if np.abs(u[k]).max() > limit]", "not at the weights"),
+        ("lambda u, b, limit: [k for k in u if np.linalg.norm(u[k] - b[k]) > limit]", "no norm"),
+        ("lambda u, b, limit: [k for k in u if np.abs(u[k] - b[k]).mean() > limit]", "no mean"),
+        ("lambda u, b, limit: [k for k in u if (u[k] - b[k] > limit).any()]", "absolute value"),
+        ("lambda u, b, limit: [k for k in u if np.abs(u[k] - b[k]).max() > limit]", "NaN slips through"),
+        ("lambda u, b, limit: [k for k in u if not np.abs(u[k] - b[k]).max() <= limit][:1]", "name each of them"),
+        ("lambda u, b, limit: any(np.abs(u[k] - b[k]).max() > limit for k in u)", "return a list of names"),
+        ("lambda u, b, limit: [k for k in u if np.abs(u - b).max() > limit]", "TypeError"),
+    ],
 }
 ODD = ("-1.5", "float('nan')", "'nonsense'", "[]", "{}", "print", "object()", "lambda *given: 1 / 0")
 

@@ -170,6 +170,20 @@ def test_learning_curves_weights_the_mean_by_steps() -> None:
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (2, 0.6)
 
 
+def test_a_round_without_a_site_is_a_gap_in_its_line_and_a_grey_band() -> None:
+    table = round_table(2, rounds=4)
+    whole = plots.learning_curves(table, "CIFAR-10")
+    assert not whole.axes[0].patches
+    holed = plots.learning_curves(table[(table["site"] != "site-2") | (table["round"] != 1)], "CIFAR-10")
+    by_name = {line.get_label(): line for line in holed.axes[0].lines}
+    assert list(np.isnan(by_name["site-2"].get_ydata())) == [False, True, False, False]
+    assert list(np.isnan(by_name["site-1"].get_ydata())) == [False] * 4
+    (band,) = holed.axes[0].patches
+    assert (band.get_x(), band.get_width()) == (0.5, 1)
+    assert "A site is missing in round 1." in holed.alt
+    assert "a site is missing" in [text.get_text() for text in holed.legends[0].get_texts()]
+
+
 def test_accuracy_axes_are_in_percent() -> None:
     figure = plots.learning_curves(round_table(2), "CIFAR-10")
     axes = figure.axes[0]

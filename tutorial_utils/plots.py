@@ -154,9 +154,15 @@ def learning_curves(
     alt = f"The sites' mean goes from {mean.iloc[0]:.1%} to {mean.iloc[-1]:.1%}."
     figure, axes = _figure(3.8, f"{data}: the global model, round by round", alt)
     axes.set_xlim(mean.index[0] - 0.4, mean.index[-1] + 1.4)
+    holes = [number for number, here in rounds.groupby("round")["site"] if here.nunique() < rounds["site"].nunique()]
     for number, (site, mine) in enumerate(rounds.groupby("site", sort=False)):
-        axes.plot(mine["round"], mine["accuracy"], label=site, linewidth=1, markersize=3.5, **_line(number))
+        whole = mine.set_index("round")["accuracy"].reindex(mean.index)  # a hole in the line, not a bridge over it
+        axes.plot(whole, label=site, linewidth=1, markersize=3.5, **_line(number))
     axes.plot(mean, color="black", linewidth=3, marker=".", label="mean, weighted by steps")
+    for number in holes:
+        label = "a site is missing" if number == holes[0] else None
+        axes.axvspan(number - 0.5, number + 0.5, color="#E5E5E5", linewidth=0, zorder=0, label=label)
+    figure.alt += f" A site is missing in round {', '.join(map(str, holes))}." if holes else ""
     if final is not None:
         on = f"{test_images:,} test images" if test_images else "the test images"
         label = f"last model, {on}: {final:.1%}"
