@@ -261,6 +261,29 @@ def smallest_loss(answer: object) -> Verdict:
     return Verdict(True, "The smallest loss wins: negated, it is the highest.")
 
 
+def requests(answer: Mapping[str, Sequence[str]] | None) -> Verdict:
+    """07: the calls of a learner that answer each question of the Client API, in their order."""
+    if answer is None:
+        return _open("fill in the three lists, and put the dict in answer.")
+    if not (isinstance(answer, Mapping) and all(isinstance(answer.get(name), list | tuple) for name in _CALLS)):
+        return _hint(f"answer must be a dict that has a list of calls for each of {', '.join(_CALLS)}.")
+    for name, (wanted, hint) in _CALLS.items():
+        if (calls := ", ".join(map(str, answer[name]))) != wanted:
+            return _hint(f"{name}: {_CALL_HINTS.get(calls, hint)}")
+    return Verdict(True, "The model that came in is scored before it is trained, and test images only report.")
+
+
+_CALLS = {  # the calls, and the hint to most other lists
+    "is_train": ("load_params, local_validate valid, train", "the server wants metrics too: of its model, on valid."),
+    "is_evaluate": ("load_params, local_validate test", "it only reports: the received model, on the test images."),
+    "is_submit_model": ("get_model", "it asks for the best model that this site has kept: one call finds it."),
+}
+_CALL_HINTS = {
+    "local_validate valid, train": "that scores whatever the net still holds from before. What must come first?",
+    "load_params, train, local_validate valid": "that scores the trained model, and not the one that came in.",
+}
+
+
 def too_far(answer: Callable[..., Sequence[str]] | None) -> Verdict:
     """09: the names of the arrays in which a number changed by more than a limit, or is none any more."""
     if answer is None:

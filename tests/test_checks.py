@@ -34,6 +34,16 @@ def mine(methods: str) -> str:
     return f"type('Mine', (CIFAR10ModelLearner,), dict({methods}))"
 
 
+def asked(**other: list[str]) -> str:
+    """07: the right plan with other lists, as an expression."""
+    right = {
+        "train": ["load_params", "local_validate valid", "train"],
+        "evaluate": ["load_params", "local_validate test"],
+        "submit_model": ["get_model"],
+    }
+    return repr({f"is_{request}": calls for request, calls in (right | other).items()})
+
+
 # By notebook: what a reader might answer (an expression, or code that sets `answer`), and a word of the hint to it.
 WRONG: dict[str, list[tuple[str, str]]] = {
     "00_see_a_federation": [
@@ -104,6 +114,18 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("lambda m: 2 * np.trace(m[m.index]) - m[m.index].sum().sum()", "You subtract sums"),
         ("lambda m: m.loc['site-1', 'site-1'] - m.loc['site-2', 'site-1']", "minus mean of the six others"),
         ("lambda m: m - m.mean()", "TypeError"),
+    ],
+    "07_choose_how_to_write_the_client": [
+        (asked(train=[]), "wants metrics too"),
+        (asked(train=["train"]), "wants metrics too"),
+        (asked(train=["local_validate valid", "train"]), "What must come first"),
+        (asked(train=["load_params", "train", "local_validate valid"]), "not the one that came in"),
+        (asked(train=["load_params", "local_validate test", "train"]), "on valid"),
+        (asked(evaluate=["local_validate test"]), "the received model"),
+        (asked(evaluate=["load_params", "local_validate valid"]), "on the test images"),
+        (asked(submit_model=["train"]), "the best model"),
+        ("['load_params']", "must be a dict"),
+        ("{'is_train': ['load_params', 'local_validate valid', 'train']}", "list of calls for each"),
     ],
     "09_break_the_federation": [
         ("lambda u, b, limit: [k for k in u if np.abs(u[k]).max() > limit]", "not at the weights"),

@@ -58,6 +58,14 @@ def no_process_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert marked() == []
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A suite that a shell started in the background ignores SIGINT, and so would all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def marked() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
@@ -191,6 +199,7 @@ def test_a_process_that_is_killed_is_noticed(
     assert "safe: resume_from=" in str(caught.value)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_the_stop_button_ends_every_process_and_the_run_can_go_on(
     sites: list[Path], runs: Path, caplog: pytest.LogCaptureFixture, record_property: Callable[[str, object], None]
 ) -> None:
@@ -216,6 +225,7 @@ def test_the_stop_button_ends_every_process_and_the_run_can_go_on(
     assert once_more.sha256 == again.sha256, "a run that is whole is evaluated again"
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_the_death_of_the_kernel_ends_every_process(
     number: int, sites: list[Path], runs: Path, record_property: Callable[[str, object], None]

@@ -112,6 +112,7 @@ def main_contestants(data: Data, spec: Spec, args: argparse.Namespace, keys: Seq
     everyone = [
         Contestant("floor", "plain PyTorch, the floor", python("floor.py"), **common, same_work=True),
         Contestant("ours", "ours", python("flare.py", "ours"), **common, same_work=True),
+        Contestant("waits", "ours, to FLARE's own end", python("flare.py", "waits"), **common, same_work=True),
         Contestant("flare", "FLARE's defaults", python("flare.py", "defaults"), **common, same_work=True),
         Contestant(
             "flower",
@@ -249,7 +250,7 @@ def measure_bare(data: Data) -> int:
 def fixed_cost(data: Data, args: argparse.Namespace) -> dict[str, Any]:
     """What a run costs when there is next to nothing to train: a hundred digits."""
     tiny = cut(subset(prepare("digits", root=ROOT / "data"), 100), args.sites, args)
-    contestants = main_contestants(tiny, make_spec(tiny, args), args, ("floor", "ours", "flare"))
+    contestants = main_contestants(tiny, make_spec(tiny, args), args, ("floor", "ours", "waits", "flare"))
     results = race(contestants, args.repeats, args.limit)
     part = report(f"Next to no training: {tiny.title}, {args.rounds} rounds", contestants, results)
     ratio = ratio_to(results, "ours", "flare")

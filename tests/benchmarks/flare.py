@@ -1,6 +1,6 @@
 """The contestants that run on FLARE.
 
-python tests/benchmarks/flare.py ours|defaults|timed|timed-defaults|ancestor SPEC.json
+python tests/benchmarks/flare.py ours|waits|defaults|timed|timed-defaults|ancestor SPEC.json
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ def ours(spec: Spec) -> Run:
 def defaults(spec: Spec) -> Run:
     """The same job with FLARE's own periods, in FLARE's own simulator."""
     return run_plainly(spec, build_job(spec.data, spec.sites, **spec.training))
+
+
+def waits(spec: Spec) -> Run:
+    """Our job, periods and all, in FLARE's own simulator: what ending early gives."""
+    return run_plainly(spec, build_job(spec.data, spec.sites, **spec.training), our_periods=True)
 
 
 def timed(spec: Spec) -> Run:
@@ -85,11 +90,11 @@ def run_ours(spec: Spec, job: FedJob) -> Run:
     return simulate(job, threads=spec.threads, runs=spec.out, name="run", progress=False)
 
 
-def run_plainly(spec: Spec, job: FedJob) -> Run:
+def run_plainly(spec: Spec, job: FedJob, our_periods: bool = False) -> Run:
     """FedJob.simulator_run's command on the exported job, without the periods that this project sets."""
     folder = Path(spec.out) / "run"
     job.export_job(str(folder / "job"))
-    for config in folder.glob("job/*/*/config/config_fed_*.json"):
+    for config in () if our_periods else folder.glob("job/*/*/config/config_fed_*.json"):
         use_default_periods(config)
     command = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", f"job/{job.name}"]
     command += ["-w", "workspace", "-c", ",".join(spec.names), "-t", str(spec.threads or spec.sites)]
@@ -118,6 +123,7 @@ def read_stamps(run: Run) -> dict[str, list[dict[str, Any]]]:
 def main() -> None:
     contestants = {
         "ours": ours,
+        "waits": waits,
         "defaults": defaults,
         "timed": timed,
         "timed-defaults": timed_defaults,
