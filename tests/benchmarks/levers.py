@@ -109,7 +109,7 @@ def measure(piece: str, site: Path) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("site", type=Path, help="a dataset folder, such as a site's")
+    parser.add_argument("site", type=lambda text: Path(text).resolve(), help="a dataset folder, such as a site's")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--piece", choices=PIECES, help=argparse.SUPPRESS)
     args = parser.parse_args()
