@@ -26,7 +26,7 @@ class FaultyLearner(CIFAR10ModelLearner):
             "nan", "shape", "lack": its update holds NaN, a wrong shape, or lacks a layer;
             "difference": it sends differences where the job expects weights.
         site, at_round: where and when. Evaluation comes after the last round.
-        **settings: as in CIFAR10ModelLearner.
+        epochs, lr, batch_size, momentum, seed: as in CIFAR10ModelLearner.
     """
 
     def __init__(

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import psutil
 
+from tutorial_utils.runner import keeper
+
 MARK = "TUTORIAL_BENCH_RUN"  # every process of a contestant inherits this environment variable
 LOOK_SECONDS = 0.25
 GRACE_SECONDS = 5.0  # to end by themselves, for processes that outlive the contestant
@@ -73,8 +75,7 @@ class Watcher:
                     self.peaks[name] = max(self.peaks.get(name, 0), peak_memory(process.pid))
 
     def survivors(self) -> list[psutil.Process]:
-        marked = {process for process in psutil.process_iter() if is_marked(process, self.token)}
-        return [process for process in marked | set(self.seen) if is_alive(process)]
+        return [process for process in {*keeper.family(self.token, MARK), *self.seen} if is_alive(process)]
 
     def end_all(self) -> int:
         """End what is still there, and what it starts meanwhile: how many processes that were."""
@@ -92,13 +93,6 @@ def is_alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
-        return False
-
-
-def is_marked(process: psutil.Process, token: str) -> bool:
-    try:
-        return process.environ().get(MARK) == token
-    except (psutil.Error, OSError):
         return False
 
 

@@ -23,11 +23,11 @@ MARK = "TUTORIAL_UTILS_RUN"  # every process of a run inherits this environment 
 LOOK_AGAIN_SECONDS = 0.05
 
 
-def family(token: str) -> Iterator[psutil.Process]:
-    """The live processes of a run, whoever their parent is by now; the process that asks is never among them."""
+def family(token: str, mark: str = MARK) -> Iterator[psutil.Process]:
+    """The live processes that bear a mark, whoever their parent is by now; the one that asks is never among them."""
     for process in psutil.process_iter():
         try:
-            marked = process.pid != os.getpid() and process.environ().get(MARK) == token
+            marked = process.pid != os.getpid() and process.environ().get(mark) == token
             if marked and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
         except (psutil.Error, OSError):  # another user's, or gone by now
