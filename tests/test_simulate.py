@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from nvflare.job_config.api import FedJob
 from torch.utils.data import ConcatDataset
 
 from dl.train import Net, evaluate, load_data, make_loader, train
 from fl.fedavg import federated_averaging
-from fl.job import build_job
+from fl.job import add_server, build_job
 from fl.report import Report
 from tutorial_utils.data import Dataset
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.results import Run, mean_by_round, sha256
+from tutorial_utils.runner.job_folder import place_job
 from tutorial_utils.settings import FAST, TutorialError
 from tutorial_utils.simulate import simulate
 
@@ -158,6 +163,29 @@ def test_an_exported_job_runs_as_the_job_does(run: Run, sites: list[Path], runs:
     made = simulate(tmp_path / "exported", runs=runs, progress=False)
     assert made.sha256 == run.sha256
     assert "guard" not in (tmp_path / "exported/app/config/config_fed_server.json").read_text(), "only the copy"
+
+
+class SlowToExport(FedJob):
+    """Notes whether another thread exports at the same time."""
+
+    one_at_a_time = threading.Lock()
+
+    def export_job(self, job_root: str) -> None:
+        if not self.one_at_a_time.acquire(blocking=False):
+            raise RuntimeError("two exports at once")
+        time.sleep(0.05)
+        super().export_job(job_root)
+        self.one_at_a_time.release()
+
+
+def test_two_threads_never_export_at_once(tmp_path: Path) -> None:
+    """CPython's ast.parse, which FLARE's export calls, fails now and then where two threads do it at once."""
+    jobs = [SlowToExport(name=f"job-{number}") for number in range(3)]
+    for job in jobs:
+        add_server(job, sites=1, rounds=1, seed=0)
+    with ThreadPoolExecutor(3) as pool:
+        copies = list(pool.map(lambda job: place_job(job, tmp_path / job.name), jobs))
+    assert [copy.rounds for copy in copies] == [range(1)] * 3
 
 
 def test_a_resume_beyond_the_end_is_refused(run: Run, sites: list[Path], runs: Path) -> None:

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import shutil
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,9 @@ CLIENT_CONFIG = "config_fed_client.json"
 CHECKPOINT = "resume.pt"
 SERVER_GUARD = "tutorial_utils.runner.guard.ServerGuard"
 SITE_GUARD = "tutorial_utils.runner.guard.SiteGuard"
+# FLARE parses the sources that it ships, and CPython's ast.parse fails now and then ("AST constructor recursion
+# depth mismatch") where two threads parse and a garbage collection hands over in the middle: one export at a time.
+ONE_EXPORT = threading.Lock()
 
 
 class JobError(TutorialError):
@@ -133,7 +137,8 @@ class JobFolder:
 def place_job(job: FedJob | str | Path, folder: Path) -> JobFolder:
     """Export a job, or copy an exported one, into `folder`/its-name."""
     if isinstance(job, FedJob):
-        job.export_job(str(folder))
+        with ONE_EXPORT:
+            job.export_job(str(folder))
         return JobFolder(folder / job.name)
     source = Path(job)
     if not (source / "meta.json").is_file():
