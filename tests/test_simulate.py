@@ -194,9 +194,9 @@ def test_a_resume_beyond_the_end_is_refused(run: Run, sites: list[Path], runs: P
 
 
 def test_runs_get_folders_of_their_own(run: Run, runs: Path) -> None:
-    from tutorial_utils.simulate import _fresh_folder
+    from tutorial_utils.simulate import fresh_folder
 
-    assert _fresh_folder(runs, run.folder.name) != run.folder
+    assert fresh_folder(runs, run.folder.name) != run.folder
 
 
 def test_simulate_asks_for_the_number_of_sites(runs: Path, sites: list[Path]) -> None:

@@ -57,7 +57,7 @@ def simulate(
         TutorialError: before anything starts, for a job or a number that cannot work.
         SimulationError: unless every round, the global model and the cross-site matrix are there and whole.
     """
-    folder = _fresh_folder(Path(runs).resolve(), name or (job.name if isinstance(job, FedJob) else Path(job).name))
+    folder = fresh_folder(Path(runs).resolve(), name or (job.name if isinstance(job, FedJob) else Path(job).name))
     try:
         copy = place_job(job, folder / "job")
         run, rounds = Run(folder, _names(copy, sites), 0.0), copy.rounds
@@ -84,7 +84,7 @@ def simulate(
     return run
 
 
-def _fresh_folder(runs: Path, name: str) -> Path:
+def fresh_folder(runs: Path, name: str) -> Path:
     """runs/name, or runs/name-2 and so on: what an earlier run left can never be taken for this one's."""
     for number in range(1, 10_000):
         folder = runs / (name if number == 1 else f"{name}-{number}")
@@ -145,6 +145,8 @@ def _prepare(
     if min_sites is not None:
         copy.allow_loss(min_sites)
     resident = threads == len(run.sites)
+    if resident:  # with fewer threads a site that waits would keep others from their turn
+        copy.add_pace()
     copy.add_guard(min_sites=min_sites, resident=resident, resume_from=str(checkpoint) if checkpoint else None)
 
 

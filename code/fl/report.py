@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import ConcatDataset
 
 from dl.train import Net, evaluate, load_data
-from tutorial_utils import plots
 from tutorial_utils.results import Run, mean_by_round
 
 
@@ -70,6 +69,8 @@ class Report:
 
     def write(self) -> None:
         """Draw the two figures and write report.json, all in the run's folder."""
+        from tutorial_utils import plots  # matplotlib: half a second that a run need not wait for
+
         curve = plots.learning_curves(
             self.run.rounds, self.dataset, self.test_accuracy, self.test_images
         )

@@ -31,6 +31,12 @@ from tutorial_utils.partition import parse_alpha, split_dataset
 from tutorial_utils.settings import TutorialError
 
 ROOT = HERE.parents[1]
+WITHOUT = {  # ours with one lever left out
+    "waits": "to FLARE's own end",
+    "long-naps": "with FLARE's naps at the start",
+    "unpaced": "each round looked for, not called",
+    "two-seconds": "with 2 s between tasks",
+}
 FLOWER_RECIPE = (
     "Flower is missing: name its Python with --flower-python ENV/bin/python. These two commands make one:\n"
     "    python3 -m venv ENV\n"
@@ -112,7 +118,10 @@ def main_contestants(data: Data, spec: Spec, args: argparse.Namespace, keys: Seq
     everyone = [
         Contestant("floor", "plain PyTorch, the floor", python("floor.py"), **common, same_work=True),
         Contestant("ours", "ours", python("flare.py", "ours"), **common, same_work=True),
-        Contestant("waits", "ours, to FLARE's own end", python("flare.py", "waits"), **common, same_work=True),
+        *(
+            Contestant(key, f"ours, {title}", python("flare.py", key), **common, same_work=True)
+            for key, title in WITHOUT.items()
+        ),
         Contestant("flare", "FLARE's defaults", python("flare.py", "defaults"), **common, same_work=True),
         Contestant(
             "flower",
@@ -250,7 +259,7 @@ def measure_bare(data: Data) -> int:
 def fixed_cost(data: Data, args: argparse.Namespace) -> dict[str, Any]:
     """What a run costs when there is next to nothing to train: a hundred digits."""
     tiny = cut(subset(prepare("digits", root=ROOT / "data"), 100), args.sites, args)
-    contestants = main_contestants(tiny, make_spec(tiny, args), args, ("floor", "ours", "waits", "flare"))
+    contestants = main_contestants(tiny, make_spec(tiny, args), args, ("floor", "ours", *WITHOUT, "flare"))
     results = race(contestants, args.repeats, args.limit)
     part = report(f"Next to no training: {tiny.title}, {args.rounds} rounds", contestants, results)
     ratio = ratio_to(results, "ours", "flare")

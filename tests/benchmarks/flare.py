@@ -1,6 +1,6 @@
 """The contestants that run on FLARE.
 
-python tests/benchmarks/flare.py ours|waits|defaults|timed|timed-defaults|ancestor SPEC.json
+python tests/benchmarks/flare.py WHO SPEC.json      # WHO: a key of main()'s table
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from nvflare.job_config.api import FedJob
 from fl.job import add_server, add_sites, build_job
 from tutorial_utils import learner as shipped
 from tutorial_utils.results import Run
+from tutorial_utils.runner import watch
+from tutorial_utils.runner.job_folder import JobFolder
 from tutorial_utils.simulate import simulate
 
 CODE = Path(sys.modules[add_sites.__module__].__file__).parents[1]
@@ -42,6 +44,29 @@ def defaults(spec: Spec) -> Run:
 def waits(spec: Spec) -> Run:
     """Our job, periods and all, in FLARE's own simulator: what ending early gives."""
     return run_plainly(spec, build_job(spec.data, spec.sites, **spec.training), our_periods=True)
+
+
+def long_naps(spec: Spec) -> Run:
+    """Ours, but FLARE's simulator starts as it does by itself."""
+    plain = Path(spec.out) / "start.py"
+    plain.write_text(
+        "import runpy\nrunpy.run_module('nvflare.private.fed.app.simulator.simulator', run_name='__main__')\n"
+    )
+    watch.START = plain
+    return ours(spec)
+
+
+def unpaced(spec: Spec) -> Run:
+    """Ours, but sites and server look for what is next by themselves."""
+    JobFolder.add_pace = lambda self: None
+    return ours(spec)
+
+
+def two_seconds(spec: Spec) -> Run:
+    """Ours, but a site sleeps 2 s after every task, as FLARE has it."""
+    job = build_job(spec.data, spec.sites, **spec.training)
+    job.to_server({"server": {"task_request_interval": 2.0}})
+    return run_ours(spec, job)
 
 
 def timed(spec: Spec) -> Run:
@@ -124,6 +149,9 @@ def main() -> None:
     contestants = {
         "ours": ours,
         "waits": waits,
+        "long-naps": long_naps,
+        "unpaced": unpaced,
+        "two-seconds": two_seconds,
         "defaults": defaults,
         "timed": timed,
         "timed-defaults": timed_defaults,

@@ -10,12 +10,13 @@ import threading
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from nvflare.fuel.utils.class_utils import load_class
 from nvflare.job_config.api import FedJob
 
-from tutorial_utils.runner import guard
+from tutorial_utils.runner import guard, pace
 from tutorial_utils.settings import TutorialError
 
 SERVER_CONFIG = "config_fed_server.json"
@@ -23,6 +24,8 @@ CLIENT_CONFIG = "config_fed_client.json"
 CHECKPOINT = "resume.pt"
 SERVER_GUARD = "tutorial_utils.runner.guard.ServerGuard"
 SITE_GUARD = "tutorial_utils.runner.guard.SiteGuard"
+SERVER_PACE = "tutorial_utils.runner.pace.ServerPace"
+SITE_PACE = "tutorial_utils.runner.pace.SitePace"
 # FLARE parses the sources that it ships, and CPython's ast.parse fails now and then ("AST constructor recursion
 # depth mismatch") where two threads parse and a garbage collection hands over in the middle: one export at a time.
 ONE_EXPORT = threading.Lock()
@@ -100,16 +103,24 @@ class JobFolder:
 
     def add_guard(self, **server_settings: object) -> None:
         """The guards of `tutorial_utils.runner.guard`, as the last components, so that they see what all others did."""
-        settings = {SERVER_GUARD: server_settings, SITE_GUARD: {}}
+        site_settings = {}
         if checkpoint := server_settings.get("resume_from"):
-            settings[SITE_GUARD] = {"resume_from": str(Path(checkpoint).parents[3])}
-        for config, name in ((SERVER_CONFIG, SERVER_GUARD), (CLIENT_CONFIG, SITE_GUARD)):
-            for path in self.path.glob(f"*/config/{config}"):
-                content = _read(path)
-                part = {"id": "guard", "path": name, "args": settings[name]}
+            site_settings = {"resume_from": str(Path(checkpoint).parents[3])}
+        self._add(guard, "guard", (SERVER_GUARD, server_settings), (SITE_GUARD, site_settings))
+
+    def add_pace(self) -> None:
+        """The parts of `tutorial_utils.runner.pace`: a site is called when its next task is there."""
+        self._add(pace, "pace", (SERVER_PACE, {}), (SITE_PACE, {}))
+
+    def _add(self, module: ModuleType, name: str, *parts: tuple[str, dict[str, Any]]) -> None:
+        """A component to the server's apps and one to the sites', with the file that they are in."""
+        for config, (path, args) in zip((SERVER_CONFIG, CLIENT_CONFIG), parts, strict=True):
+            for file in self.path.glob(f"*/config/{config}"):
+                content = _read(file)
+                part = {"id": name, "path": path, "args": args}
                 content["components"] = [*content.pop("components", []), part]  # FLARE builds in the file's order
-                guard.write_json(path, content)
-                _ship(Path(guard.__file__), path.parents[1] / "custom" / "tutorial_utils" / "runner")
+                guard.write_json(file, content)
+                _ship(Path(module.__file__), file.parents[1] / "custom" / "tutorial_utils" / "runner")
 
     def allow_loss(self, min_sites: int) -> None:
         """Let FLARE go on while `min_sites` are alive; the workflow still waits for every site that is."""

@@ -24,6 +24,7 @@ from tutorial_utils.runner.guard import PROCESS_ENDED
 from tutorial_utils.runner.job_folder import JobFolder
 from tutorial_utils.runner.verdict import stack_of
 
+START = Path(__file__).with_name("start.py")
 POLL_SECONDS = 0.1
 LOG_SECONDS = 1.0  # a site that failed still writes its traceback
 END_SECONDS = 20.0  # for what FLARE does after the last workflow, where the sites do not say that they are done
@@ -37,7 +38,7 @@ def run_simulator(
 ) -> dict[str, Any] | None:
     """Run the simulator until it is over or something is wrong; return what is wrong, as far as one sees it."""
     with _plain_paths(run.folder) as (folder, python), (run.folder / "simulator.log").open("wb") as log:
-        command = [python, "-m", "nvflare.private.fed.app.simulator.simulator"]
+        command = [python, str(START)]
         command += [str(folder / "job" / copy.path.name), "-w", str(folder / "workspace")]
         command += ["-c", ",".join(run.sites), "-t", str(threads)]
         token = secrets.token_hex(8)
@@ -49,10 +50,10 @@ def run_simulator(
 def _wait(
     run: Run, process: subprocess.Popen, token: str, stall_timeout: float | None, bar: tqdm
 ) -> dict[str, Any] | None:
-    started, ended = time.time(), math.inf
+    started, ended, size = time.time(), math.inf, 0
     while (code := process.poll()) is None:
         time.sleep(POLL_SECONDS)
-        _advance(bar, run)
+        size = _advance(bar, run, size)
         state = run.state
         if state.get("failure"):
             time.sleep(LOG_SECONDS)
@@ -134,13 +135,19 @@ def _plain_paths(folder: Path) -> Iterator[tuple[Path, str]]:
         yield link, str(home / Path(sys.executable).relative_to(sys.prefix))
 
 
-def _advance(bar: tqdm, run: Run) -> None:
+def _advance(bar: tqdm, run: Run, size: int) -> int:
+    """Read the metrics file where it has grown since it had this size; return the size that was read."""
+    path = run.job_folder / "metrics" / "round_metrics.jsonl"
     try:
-        rounds = read_rounds(run.job_folder / "metrics" / "round_metrics.jsonl")
-    except ResultsError:  # no round is done yet, or FLARE is writing the line
-        return
+        now = path.stat().st_size
+        if now == size:
+            return size
+        rounds = read_rounds(path)
+    except (OSError, ResultsError):  # no round is done yet, or FLARE is writing the line
+        return size
     done = int(rounds["round"].max()) + 1
     if done > bar.n:
         bar.update(done - bar.n)
         if "accuracy" in rounds:
             bar.set_postfix_str(f"validation accuracy {mean_by_round(rounds).iloc[-1]:.1%}")
+    return now
