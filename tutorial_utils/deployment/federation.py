@@ -1,0 +1,248 @@
+"""A federation as an admin sees it: submit a job, watch it, abort it, and bring home a Run like the simulator's."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from nvflare.job_config.api import FedJob
+from tqdm.auto import tqdm
+
+from tutorial_utils.deployment import pulse
+from tutorial_utils.deployment.admin import Admin
+from tutorial_utils.deployment.kits import DeploymentError
+from tutorial_utils.results import ResultsError, Run
+from tutorial_utils.runner import guard
+from tutorial_utils.runner.guard import write_json
+from tutorial_utils.runner.job_folder import CLIENT_CONFIG, SERVER_CONFIG, JobFolder, place_job
+from tutorial_utils.runner.verdict import explain, find_lack
+from tutorial_utils.settings import TutorialError
+from tutorial_utils.simulate import fresh_folder
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+LOGIN_SECONDS = 30.0
+SCHEDULE_SECONDS = 120.0  # FLARE's scheduler looks at a waiting job after 10, 20, 40 s again
+ABORT_SECONDS = 60.0
+ENDED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
+
+
+class DeployedRunError(TutorialError):
+    """A job that did not do all that was asked. The text names the site, the round and the cause.
+
+    Attributes:
+        run: what there is of it.
+        status: FLARE's word for how the job ended.
+    """
+
+    def __init__(self, message: str, run: Run, status: str) -> None:
+        super().__init__(message)
+        self.run = run
+        self.status = status
+
+
+class Federation:
+    """A running server and its sites, through an admin's startup kit.
+
+    Args:
+        kit: the admin's startup kit, a folder that holds startup/fed_admin.json.
+        folder: where jobs and their results are put, one folder a job.
+    """
+
+    def __init__(self, kit: str | Path, folder: str | Path = "runs") -> None:
+        self.admin = Admin(Path(kit))
+        self.folder = Path(folder).resolve()
+        self._rounds: dict[str, int] = {}
+
+    def connect(self, limit: float = LOGIN_SECONDS) -> Federation:
+        """Log in at the server, once it answers; DeploymentError if it does not within `limit` seconds."""
+        self.admin.connect(limit)
+        return self
+
+    def close(self) -> None:
+        """Log out. Jobs go on."""
+        self.admin.close()
+
+    def sites(self) -> tuple[str, ...]:
+        """The sites that are connected now."""
+        return self.admin.sites()
+
+    def jobs(self) -> pd.DataFrame:
+        """Every job that the server knows, in the order of submission: job_id, name, status, duration."""
+        metas = self.admin.ask(lambda session: session.list_jobs(detailed=True))
+        metas = sorted(metas, key=lambda meta: meta.get("submit_time", 0))
+        return pd.DataFrame(metas, columns=["job_id", "name", "status", "duration"])
+
+    def submit(self, job: FedJob | str | Path, *, min_sites: int | None = None) -> str:
+        """Hand a job, or the folder of an exported one, to the server; return the id that it gives the job.
+
+        What goes out is a copy with a guard (tutorial_utils.deployment.pulse), which checks every update, and asks
+        the sites whether they live.
+
+        Args:
+            min_sites: go on without a lost site while so many are left. None: a loss ends the job.
+        """
+        copy = place(job, self.folder / "submitted", min_sites)
+        sites = self.sites()
+        if len(sites) < copy.min_clients:
+            there = f"{len(sites)} ({', '.join(sites)})" if sites else "none"
+            raise DeploymentError(
+                f"The job needs {copy.min_clients} sites, and connected are {there}: start the others."
+            )
+        if min_sites is not None and not 1 <= min_sites <= len(sites):
+            raise DeploymentError(f"min_sites is {min_sites}: it must be from 1 to the sites there are, {len(sites)}.")
+        job_id = self.admin.submit(copy)
+        self._rounds[job_id] = len(copy.rounds)
+        return job_id
+
+    def abort(self, job_id: str) -> str:
+        """End a job; return its status once the server says that it has ended."""
+        self.admin.meta(job_id)  # says so if there is no such job
+        self.admin.ask(lambda session: session.abort_job(job_id))
+        return self._wait_for_end(job_id, ABORT_SECONDS, lambda meta: None)["status"]
+
+    def progress(self, job_id: str) -> dict[str, Any]:
+        """What a running job has done: phase, done (rounds), lost (sites); {} before it runs and after."""
+        return self.admin.progress(job_id)
+
+    def wait_for_round(self, job_id: str, done: int, limit: float = 600.0) -> None:
+        """Return when a running job has finished so many rounds; DeploymentError if it ends or `limit` s pass first."""
+        deadline = time.monotonic() + limit
+        while self.progress(job_id).get("done", 0) < done:
+            status = self.admin.meta(job_id)["status"]
+            if status.startswith(ENDED) or time.monotonic() > deadline:
+                raise DeploymentError(f"The job has not finished {done} rounds, it is {status}: watch() says more.")
+            time.sleep(POLL_SECONDS)
+
+    def run(self, job: FedJob | str | Path, *, min_sites: int | None = None, progress: bool = True) -> Run:
+        """Submit a job and watch it to its end: `submit`, then `watch`."""
+        return self.watch(self.submit(job, min_sites=min_sites), progress=progress)
+
+    def watch(
+        self, job_id: str, *, stall_timeout: float | None = 7200.0, progress: bool = True, name: str | None = None
+    ) -> Run:
+        """Wait for the end of a job, download its result and return it as a Run.
+
+        Args:
+            stall_timeout: seconds without a finished round after which one stops watching (the job goes on).
+            progress: show a progress bar of the rounds.
+            name: of the Run's folder, the job's name by default.
+
+        Raises:
+            DeployedRunError: unless every round, the global model and the cross-site matrix are there and whole.
+            DeploymentError: where the server is gone, does not start the job, or nothing happens any more.
+        """
+        try:
+            with tqdm(total=self._rounds.get(job_id), desc="rounds", disable=not progress, leave=False) as bar:
+                meta = self._wait_for_end(job_id, stall_timeout, lambda meta: self._advance(bar, meta, job_id))
+        except KeyboardInterrupt:
+            logger.warning("Stopped watching, the job goes on: watch(%r) watches again, abort() ends it.", job_id)
+            raise
+        return self._bring_home(job_id, meta, name or meta["name"])
+
+    def _wait_for_end(
+        self, job_id: str, limit: float | None, look: Callable[[dict[str, Any]], object]
+    ) -> dict[str, Any]:
+        """The job's meta once it has ended; `look` returns what must change within `limit` seconds."""
+        seen, since = None, time.monotonic()
+        while True:
+            meta = self.admin.meta(job_id)
+            if meta["status"].startswith(ENDED):
+                return meta
+            if (now := (meta["status"], look(meta))) != seen:
+                seen, since = now, time.monotonic()
+            quiet = time.monotonic() - since
+            if meta["status"] in ("SUBMITTED", "APPROVED") and quiet > SCHEDULE_SECONDS:
+                why = (meta.get("schedule_history") or ["no reason given"])[-1]
+                raise DeploymentError(f"The server has not started the job for {quiet:.0f} s: {why}.")
+            if limit is not None and quiet > limit:
+                raise DeploymentError(
+                    f"Nothing has happened for {quiet:.0f} s, the job is {meta['status']}: abort({job_id!r}) ends it."
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _advance(self, bar: tqdm, meta: dict[str, Any], job_id: str) -> object:
+        if meta["status"] != "RUNNING":
+            return None
+        told = self.progress(job_id)
+        if told.get("done", 0) > bar.n:
+            bar.update(told["done"] - bar.n)
+        if told.get("lost"):
+            bar.set_postfix_str(f"without {', '.join(told['lost'])}")
+        return bar.n, told.get("phase")
+
+    def _bring_home(self, job_id: str, meta: dict[str, Any], name: str) -> Run:
+        """Lay what the server kept of a job as the simulator lays a run, and judge it."""
+        folder = fresh_folder(self.folder, name)
+        result = self.admin.download(job_id, folder / "download")
+        sites = [who for who in _names(meta.get("job_deploy_detail", [])) if who != "server"]
+        run = Run(folder, tuple(sorted(sites)), pd.to_timedelta(meta.get("duration") or 0).total_seconds())
+        if not (result / "workspace").is_dir():
+            raise DeployedRunError(
+                f"The job ended with {meta['status']}, before it ran at the server.", run, meta["status"]
+            )
+        run.job_folder.parent.mkdir(parents=True)
+        shutil.move(result / "workspace", run.job_folder)
+        shutil.move(result / "job", folder / "job")
+        shutil.rmtree(folder / "download")
+        for log in run.job_folder.glob("log.*"):
+            shutil.copy2(log, run.workspace / "server")
+        self._collect_site_logs(job_id, run)
+        _judge(run, JobFolder(next((folder / "job").iterdir())), meta["status"])
+        return run
+
+    def _collect_site_logs(self, job_id: str, run: Run) -> None:
+        """The sites' own logs stay with the sites."""
+
+
+def place(job: FedJob | str | Path, folder: Path, min_sites: int | None = None) -> JobFolder:
+    """Our own copy of a job in a fresh folder of `folder`, with the guard."""
+    name = job.name if isinstance(job, FedJob) else Path(job).name
+    copy = place_job(job, fresh_folder(folder, name))
+    if min_sites is not None:
+        copy.allow_loss(min_sites)
+    _add_pulse(copy, min_sites)
+    return copy
+
+
+def _add_pulse(copy: JobFolder, min_sites: int | None) -> None:
+    """The guards of `tutorial_utils.deployment.pulse`, as the last components, and the files that they are in."""
+    for config, kind, args in ((SERVER_CONFIG, "Server", {"min_sites": min_sites}), (CLIENT_CONFIG, "Site", {})):
+        for path in copy.path.glob(f"*/config/{config}"):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            part = {"id": "guard", "path": f"{pulse.__name__}.{kind}Pulse", "args": args}
+            write_json(path, content | {"components": [*content.get("components", []), part]})
+            for source in (Path(guard.__file__), Path(pulse.__file__)):
+                place = path.parents[1] / "custom" / "tutorial_utils" / source.parent.name
+                place.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, place)
+
+
+def _names(details: list[str]) -> list[str]:
+    """FLARE's "site-1: OK" lines."""
+    return [line.partition(":")[0] for line in details]
+
+
+def _judge(run: Run, copy: JobFolder, status: str) -> None:
+    """DeployedRunError unless the run is whole."""
+    failure, lack = run.state.get("failure"), None
+    if not failure and status.endswith("ABORTED"):
+        when = "" if run.state.get("round") is None else f" in round {run.state['round']}"
+        raise DeployedRunError(f"The job was aborted{when}. Its files are in {run.folder}.", run, status)
+    if not failure:
+        try:
+            lack = find_lack(run, copy.rounds, copy.evaluates)
+        except ResultsError as error:
+            lack = str(error)
+        if lack is None and run.state.get("phase") == "ended":
+            return  # whatever the status is: it is no COMPLETED where a site was lost on purpose
+    error = explain(run, failure, lack or f"it ended with {status}")
+    lines = [line for line in str(error).splitlines() if "resume_from=" not in line]
+    raise DeployedRunError("\n".join(lines), run, status) from None

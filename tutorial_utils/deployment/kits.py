@@ -1,0 +1,116 @@
+"""Startup kits: `nvflare provision` makes them, each is put into a folder of its own that stands for a machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from nvflare.lighter.utils import update_storage_locations
+
+from tutorial_utils.folder import reason
+from tutorial_utils.settings import TutorialError
+
+MACHINES = "machines"
+HEARTBEAT_TIMEOUT = 30  # seconds until the server takes a site that is silent off its list; FLARE's own is 600
+
+NOT_THE_REASON = ("Project yaml", "Hint:", "Code:")  # what else `nvflare provision` prints when it refuses
+
+
+class DeploymentError(TutorialError):
+    """A federation that cannot be set up, started or asked. The text says what to do."""
+
+
+@dataclass(frozen=True)
+class Kits:
+    """The machines of a provisioned project.
+
+    Attributes:
+        folder: the folder of their folders, each with startup/, local/ and transfer/.
+        server, admin, sites: their names, which are in their certificates too.
+    """
+
+    folder: Path
+    server: str
+    admin: str
+    sites: tuple[str, ...]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as place:
+        place.bind(("localhost", 0))
+        return place.getsockname()[1]
+
+
+def read_project(path: Path) -> dict[str, Any]:
+    try:
+        project = yaml.safe_load(path.read_text(encoding="utf-8"))
+        kinds = [one["type"] for one in project["participants"]]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise DeploymentError(f"{path} is no project file ({reason(error)}): code/fl/project.yml is one.") from error
+    lack = [kind for kind in ("server", "client", "admin") if kind not in kinds]
+    if lack or kinds.count("server") > 1:
+        raise DeploymentError(f"{path} needs one server, and at least one client and one admin: see its participants.")
+    return project
+
+
+def copy_project(path: Path, folder: Path, sites: Sequence[str] = ()) -> tuple[dict[str, Any], Path]:
+    """A copy of a project file that has a free port of this machine, and other sites if these are named."""
+    project = read_project(path)
+    server, client = ([one for one in project["participants"] if one["type"] == kind] for kind in ("server", "client"))
+    server[0]["fed_learn_port"] = free_port()
+    server[0].pop("admin_port", None)  # the same one then
+    if sites:
+        others = [one for one in project["participants"] if one["type"] != "client"]
+        project["participants"] = [*others, *({**client[0], "name": site} for site in sites)]
+    copy = folder / "project.yml"
+    copy.write_text(yaml.safe_dump(project, sort_keys=False), encoding="utf-8")
+    return project, copy
+
+
+def make_kits(project_file: Path, folder: Path) -> Kits:
+    """Run `nvflare provision`, and put each participant's startup kit into folder/machines."""
+    project, copy = copy_project(project_file, folder)
+    command = [sys.executable, "-m", "nvflare.cli", "provision", "-p", str(copy), "-w", str(folder / "provisioned")]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    made = folder / "provisioned" / project["name"] / "prod_00"
+    if done.returncode or not made.is_dir():
+        said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith(NOT_THE_REASON)]
+        raise DeploymentError(f"nvflare provision refuses {project_file}: {' '.join(said)}.")
+    names: dict[str, list[str]] = {}
+    for one in project["participants"]:
+        names.setdefault(one["type"], []).append(one["name"])
+        shutil.copytree(made / one["name"], folder / MACHINES / one["name"])
+    kits = Kits(folder / MACHINES, names["server"][0], names["admin"][0], tuple(names["client"]))
+    _keep_storage_inside(kits.folder / kits.server)
+    return kits
+
+
+def _keep_storage_inside(server: Path) -> None:
+    """FLARE's default for jobs and snapshots is one fixed place under /tmp, for all servers of a machine."""
+    update_storage_locations(str(server / "local"), workspace=str(server / "storage"))
+    path = server / "local" / "resources.json"
+    resources = json.loads(path.read_text(encoding="utf-8"))
+    resources["servers"][0]["heart_beat_timeout"] = HEARTBEAT_TIMEOUT
+    path.write_text(json.dumps(resources, indent=2), encoding="utf-8")
+
+
+def give_data(kits: Kits, datasets: Sequence[str | Path]) -> dict[str, Path]:
+    """Copy each site's dataset folder onto its machine, as data/its-name; the folder to name in SITE_DATA by site."""
+    folders = {Path(folder).name: Path(folder) for folder in datasets}
+    if lack := [site for site in kits.sites if not folders.get(site, Path()).is_dir() or site not in folders]:
+        raise DeploymentError(
+            f"There is no dataset folder for {', '.join(lack)}: give a list of folders that are named as the project "
+            f"file's sites ({', '.join(kits.sites)}), as split_dataset makes them."
+        )
+    for site in kits.sites:
+        shutil.copytree(folders[site], kits.folder / site / "data" / site)
+    return {site: kits.folder / site / "data" for site in kits.sites}

@@ -1,0 +1,131 @@
+"""A federation on this machine, for trying out: each machine is a folder and a family of processes of its own."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from tutorial_utils.deployment.federation import Federation
+from tutorial_utils.deployment.kits import DeploymentError, Kits
+from tutorial_utils.deployment.services import Kept, start_kit
+from tutorial_utils.results import Run
+from tutorial_utils.runner.watch import plain_paths
+
+START_SECONDS = 60.0
+# How soon FLARE itself gives up a site that the guard has found lost: a minute and a half is its default.
+SERVER_SETTINGS = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "0", "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "1"}
+
+
+class LocalFederation(Federation):
+    """A provisioned server and its sites, all on this machine; `deploy.provision` makes one.
+
+    `with federation:` starts every machine and ends it; so do start() and stop(), for a notebook. The processes end
+    with this one in any case.
+
+    Args:
+        kits: the machines.
+        data: by site, the folder that its environment variable SITE_DATA shall name.
+        folder: where jobs and their results are put.
+    """
+
+    def __init__(self, kits: Kits, data: dict[str, Path], folder: Path) -> None:
+        super().__init__(kits.folder / kits.admin, folder)
+        self.kits = kits
+        self.data = data
+        self._running: dict[str, Kept] = {}
+        self._paths = ExitStack()
+
+    def start(self) -> LocalFederation:
+        """Start the server, then the sites; return when the server says that all are connected."""
+        self._place, self._python = self._paths.enter_context(plain_paths(self.kits.folder))
+        try:
+            self._start(self.kits.server)
+            self.admin.connect(START_SECONDS, lambda: self._why_ended(self.kits.server))
+            for site in self.kits.sites:
+                self._start(site)
+            self._wait_for_sites(self.kits.sites)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End every process. What the jobs left behind stays in the folder."""
+        self.close()
+        for name in [*self.kits.sites, self.kits.server]:
+            if service := self._running.pop(name, None):
+                service.stop()
+        self._paths.close()
+
+    def start_site(self, site: str) -> None:
+        """Start a site, and wait until the server says that it is connected."""
+        self._check(site)
+        before = self._connected_since().get(site)
+        self._start(site)
+        self._wait_for_sites((site,), before)
+
+    def stop_site(self, site: str) -> None:
+        """End a site's processes at once, as a power cut would."""
+        self._check(site)
+        if service := self._running.pop(site, None):
+            service.stop()
+
+    def is_running(self, name: str) -> bool:
+        """Has the machine of this name a process?"""
+        return name in self._running and self._running[name].alive
+
+    def console(self, name: str) -> str:
+        """What a machine's own start script printed."""
+        return (self.kits.folder / name / "console.txt").read_text(encoding="utf-8", errors="replace")
+
+    def __enter__(self) -> LocalFederation:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _check(self, site: str) -> None:
+        if site not in self.kits.sites:
+            raise DeploymentError(f"There is no site {site!r}: choose one of {', '.join(self.kits.sites)}.")
+
+    def _start(self, name: str) -> None:
+        running = self._running.get(name)
+        if running and running.alive:
+            return
+        settings = {"SITE_DATA": str(self.data[name])} if name in self.data else SERVER_SETTINGS
+        self._running[name] = start_kit(self._place / name, settings, self._python)
+
+    def _why_ended(self, name: str) -> str | None:
+        if self._running[name].alive:
+            return None
+        said = self.console(name).strip().splitlines()
+        return f"{name} ended while it started, and said: {said[-1] if said else 'nothing'}."
+
+    def _connected_since(self) -> dict[str, object]:
+        clients = self.admin.ask(lambda session: session.get_system_info()).client_info
+        return {client.name: client.last_connect_time for client in clients}
+
+    def _wait_for_sites(self, sites: tuple[str, ...], before: object = None) -> None:
+        """Until the server has heard from each since it was started."""
+        deadline = time.monotonic() + START_SECONDS
+        while lack := [site for site in sites if self._connected_since().get(site) in (None, before)]:
+            for site in lack:
+                if reason := self._why_ended(site):
+                    raise DeploymentError(reason)
+            if time.monotonic() > deadline:
+                raise DeploymentError(
+                    f"The server has not heard of {', '.join(lack)} for {START_SECONDS:.0f} s: see console()."
+                )
+            time.sleep(0.2)
+
+    def _collect_site_logs(self, job_id: str, run: Run) -> None:
+        """On this machine we may read them."""
+        for site in run.sites:
+            for log in (self.kits.folder / site / job_id).glob("log.*"):
+                (run.workspace / site).mkdir(exist_ok=True)
+                shutil.copy2(log, run.workspace / site)

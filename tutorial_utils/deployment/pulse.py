@@ -1,0 +1,86 @@
+"""What `deploy` adds to its own copy of a job: the guard of the simulator, for sites on machines of their own.
+
+FLARE 2.9 waits for ever for a site that was started again before the server missed it (the server takes it for alive,
+and the job's process at the site is gone). So the guard asks every site, over FLARE's own messages, whether it lives.
+This file ships with the job. It imports nvflare and the guard alone.
+"""
+
+from __future__ import annotations
+
+import time
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
+
+from tutorial_utils.runner.guard import ServerGuard, SiteGuard
+
+TOPIC = "tutorial_utils.pulse"
+GROUP = "guard"  # under which it tells in show_stats
+ASK_SECONDS = 1.0
+UP_SECONDS = 300.0  # for a site to take its first task
+ANSWER_SECONDS = 5.0  # a site that trains answers from another thread
+
+
+class ServerPulse(ServerGuard):
+    """The guard of a server whose sites are elsewhere: asks them, where ServerGuard looks at their processes.
+
+    Args:
+        min_sites: as in ServerGuard.
+        absent_seconds: a site that has not answered for so long is lost; one that is not yet up has longer.
+    """
+
+    loss = "it does not answer any more (its process ended, its machine or its network is down)"
+
+    def __init__(self, min_sites: int | None = None, absent_seconds: float = 10.0) -> None:
+        super().__init__(min_sites=min_sites)
+        self.absent_seconds = absent_seconds
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        super().handle_event(event_type, fl_ctx)
+        if event_type == InfoCollector.EVENT_TYPE_GET_STATS:
+            self._tell(fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR))
+
+    def _tell(self, collector: GroupInfoCollector) -> None:
+        """An admin may ask a running job with FLARE's own command, show_stats."""
+        metrics = self._run_folder / "metrics" / "round_metrics.jsonl"
+        done = metrics.read_text(encoding="utf-8").count("\n") if metrics.is_file() else 0
+        told = {"phase": self._state["phase"], "done": done, "lost": sorted(self._state["lost"])}
+        collector.add_info(GROUP, told)
+
+    def _watch(self) -> None:
+        begun = time.monotonic()
+        heard: dict[str, float] = {}  # when each site answered last
+        while not self._over.wait(ASK_SECONDS):
+            with self._engine.new_context() as fl_ctx:
+                everybody = [site.name for site in self._engine.get_clients()]
+                up = [site for site in self._state["served"] if site not in self._state["lost"]]
+                answers = (
+                    self._engine.send_aux_request(up, TOPIC, Shareable(), ANSWER_SECONDS, fl_ctx, True) if up else {}
+                )
+                now = time.monotonic()
+                heard |= {site: now for site in up if site not in heard or _is_ok((answers or {}).get(site))}
+                for site in [site for site in everybody if site not in self._state["lost"]]:
+                    limit = self.absent_seconds if site in heard else UP_SECONDS
+                    if now - heard.get(site, begun) > limit:
+                        self._lose(site, len(everybody))
+                for site in self._state["lost"]:  # each workflow keeps a list of its own
+                    self._runner.handle_dead_job(site, fl_ctx)
+
+
+def _is_ok(answer: object) -> bool:
+    return isinstance(answer, Shareable) and answer.get_return_code() == ReturnCode.OK
+
+
+class SitePulse(SiteGuard):
+    """At a site: answers the server's question."""
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        super().handle_event(event_type, fl_ctx)
+        if event_type == EventType.START_RUN:
+            fl_ctx.get_engine().register_aux_message_handler(TOPIC, self._answer)
+
+    def _answer(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
+        return make_reply(ReturnCode.OK)
