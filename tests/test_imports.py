@@ -38,19 +38,23 @@ def test_script_needs_only_numpy_and_torch() -> None:
 
 def test_what_ships_to_a_site_needs_only_torch_and_nvflare() -> None:
     assert foreign(ROOT / "tutorial_utils/learner.py") == {"numpy", "torch", "nvflare"}
-    for name in ("model_learner.py", "aggregator.py"):
+    for name in ("model_learner.py", "aggregator.py", "fedprox.py", "fedopt.py", "scaffold.py", "steps.py"):
         path = ROOT / "code/fl" / name
-        assert foreign(path) <= {"dl", "torch", "nvflare", "tutorial_utils"}
+        assert foreign(path) <= {"dl", "fl", "torch", "nvflare", "tutorial_utils"}
         ours = {module for module in imported(path) if module.startswith("tutorial_utils")}
         assert all(module.startswith("tutorial_utils.learner") for module in ours)
 
 
 def test_what_the_runner_adds_to_a_job_needs_nothing_of_ours() -> None:
     assert foreign(ROOT / "tutorial_utils/runner/guard.py") == {"numpy", "psutil", "nvflare"}
+    assert foreign(ROOT / "tutorial_utils/runner/pace.py") == {"nvflare"}
+    assert foreign(ROOT / "tutorial_utils/deployment/pulse.py") == {"nvflare", "tutorial_utils"}
+    ours = {name for name in imported(ROOT / "tutorial_utils/deployment/pulse.py") if name.startswith("tutorial_utils")}
+    assert all(name.startswith("tutorial_utils.runner.guard.") for name in ours)
     assert foreign(ROOT / "tutorial_utils/runner/keeper.py") == {"psutil"}, "it must be there at once"
 
 
-@pytest.mark.parametrize("folder", ["tutorial_utils", "tutorial_utils/runner"])
+@pytest.mark.parametrize("folder", ["tutorial_utils", "tutorial_utils/deployment", "tutorial_utils/runner"])
 def test_package_init_imports_nothing(folder: str) -> None:
     assert not imported(ROOT / folder / "__init__.py")
 
@@ -65,7 +69,9 @@ def test_code_is_not_a_package() -> None:
     assert not list((ROOT / "code").rglob("__init__.py"))
 
 
-@pytest.mark.parametrize(("folder", "most"), [("tutorial_utils", 1500), ("tutorial_utils/runner", 1000)])
+@pytest.mark.parametrize(
+    ("folder", "most"), [("tutorial_utils", 1500), ("tutorial_utils/runner", 1000), ("tutorial_utils/deployment", 750)]
+)
 def test_package_is_small(folder: str, most: int) -> None:
     """Small enough to take in, blank lines not counted; the runner's inner parts need not be."""
     texts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / folder).glob("*.py")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutorial_utils.data import SPLITS, DataError, Dataset, read_dataset, write_dataset
-from tutorial_utils.partition import PartitionError, assign, draw_shares, split_dataset
+from tutorial_utils.partition import (
+    PartitionError,
+    assign,
+    count_labels,
+    deal_labels,
+    draw_shares,
+    draw_sizes,
+    split_dataset,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,6 +77,83 @@ def test_each_image_goes_to_one_site_as_the_shares_say(
         assert got.sum(axis=0).max() - got.sum(axis=0).min() <= 1
 
 
+def count(labels: np.ndarray, parts: list[np.ndarray], classes: int) -> np.ndarray:
+    """How many images of each class each site got: [classes, sites]."""
+    return np.array([np.bincount(labels[part], minlength=classes) for part in parts]).T
+
+
+@given(
+    counts=st.lists(st.integers(0, 60), min_size=1, max_size=10),
+    sites=st.integers(1, 12),
+    per_site=st.integers(1, 10),
+    seed=st.integers(0, 2**40),
+)
+@settings(max_examples=150, deadline=None)
+def test_each_site_holds_so_many_labels(counts: list[int], sites: int, per_site: int, seed: int) -> None:
+    classes = len(counts)
+    if not per_site <= classes <= sites * per_site:
+        with pytest.raises(PartitionError, match=rf"{sites} sites and {classes} labels: labels_per_site must"):
+            deal_labels(classes, sites, per_site, seed)
+        return
+    shares = deal_labels(classes, sites, per_site, seed)
+    assert shares.shape == (classes, sites) and np.allclose(shares.sum(axis=1), 1)
+    assert ((shares > 0).sum(axis=0) == per_site).all(), "a site holds just so many labels"
+    holders = (shares > 0).sum(axis=1)
+    assert holders.min() >= 1 and holders.max() - holders.min() <= 1, "no label is rarer than another by two sites"
+    assert np.allclose(shares[shares > 0], np.repeat(1 / holders, holders)), "who holds a label has an equal part"
+    assert np.array_equal(shares, deal_labels(classes, sites, per_site, seed))
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(classes), counts))
+    parts = assign(labels, shares, seed)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    assert (count(labels, parts, classes)[shares == 0] == 0).all()
+
+
+@given(
+    counts=st.lists(st.integers(0, 60), min_size=1, max_size=10),
+    sites=st.integers(1, 12),
+    alpha=st.floats(1e-6, 1e6),
+    seed=st.integers(0, 2**40),
+)
+@settings(max_examples=150, deadline=None)
+def test_sizes_differ_and_labels_do_not(counts: list[int], sites: int, alpha: float, seed: int) -> None:
+    shares = draw_sizes(len(counts), sites, alpha, seed)
+    assert shares.shape == (len(counts), sites) and np.allclose(shares.sum(axis=1), 1)
+    assert (shares == shares[0]).all(), "one share of every label"
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    parts = assign(labels, shares, seed)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    off = count(labels, parts, len(counts)) - shares * np.array(counts)[:, None]
+    assert (np.abs(off) < 1 + 1e-6).all(), "each site has its share of each label, rounded"
+    assert (np.abs(off.sum(axis=0)) < 2).all(), "and of all images"
+    assert np.array_equal(shares, draw_sizes(len(counts), sites, alpha, seed))
+
+
+def test_small_quantity_alpha_differs_and_large_does_not() -> None:
+    spread = [np.mean([draw_sizes(1, 5, alpha, k).std() for k in range(50)]) for alpha in (0.05, 0.5, 5, 500)]
+    assert spread == sorted(spread, reverse=True) and spread[0] > 0.25 and spread[-1] < 0.02
+
+
+def test_labels_are_dealt_by_chance() -> None:
+    firsts = {tuple(np.flatnonzero(deal_labels(4, 2, 2, k)[:, 0])) for k in range(60)}
+    assert len(firsts) == 6, "each of the six pairs of labels comes to the first site"
+
+
+def test_partitions_worked_by_hand(tmp_path: Path) -> None:
+    """60 training images of 4 classes, 15 each: 2 sites of 2 labels have 30; 4 of 2 share each label, 7 or 8 each."""
+    whole = toy(tmp_path / "toy")
+    two = split_dataset(whole.folder, 2, labels_per_site=2, min_images=1)
+    assert sorted(map(sorted, count_labels(two).to_numpy().tolist())) == [[0, 0, 15, 15]] * 2
+    assert (count_labels(two).sum(axis=0) == 15).all()
+    four = split_dataset(whole.folder, 4, labels_per_site=2, min_images=1)
+    table = count_labels(four).to_numpy()
+    assert ((table > 0).sum(axis=1) == 2).all() and ((table > 0).sum(axis=0) == 2).all()
+    assert set(table[table > 0]) == {7, 8} and (table.sum(axis=1) >= 14).all()
+    skew = split_dataset(whole.folder, 3, quantity_alpha=1, min_images=1)
+    table = count_labels(skew).to_numpy()
+    assert (table.max(axis=1) - table.min(axis=1) <= 1).all() and table.sum() == 60
+    assert len(set(table.sum(axis=1))) == 3, "the sizes differ"
+
+
 def test_small_alpha_differs_and_large_alpha_does_not() -> None:
     spread = [draw_shares(10, 4, alpha, 0).std() for alpha in (0.05, 0.5, 5, 500)]
     assert spread == sorted(spread, reverse=True) and spread[0] > 0.3 and spread[-1] < 0.02
@@ -90,15 +176,19 @@ def test_shares_that_would_lose_images(labels: list[int], shares: np.ndarray) ->
 @given(
     sizes=st.tuples(st.integers(1, 80), st.integers(1, 25), st.integers(1, 25)),
     sites=st.integers(1, 6),
-    alpha=st.none() | st.sampled_from((0.01, 0.3, 1.0, 100.0)),
+    kind=st.sampled_from(
+        [{"alpha": alpha} for alpha in (None, 0.01, 0.3, 1.0, 100.0)]
+        + [{"labels_per_site": labels} for labels in (1, 2, 4)]
+        + [{"quantity_alpha": alpha} for alpha in (0.01, 0.5, 10.0)]
+    ),
     seed=st.integers(0, 1000),
     least=st.integers(1, 20),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_split_meets_the_minimum_or_says_that_it_cannot(
     sizes: tuple[int, int, int],
     sites: int,
-    alpha: float | None,
+    kind: dict[str, float | None],
     seed: int,
     least: int,
     tmp_path_factory: pytest.TempPathFactory,
@@ -107,10 +197,12 @@ def test_a_split_meets_the_minimum_or_says_that_it_cannot(
         patch.setattr("tutorial_utils.partition.TRIES", 50)
         whole = toy(tmp_path_factory.mktemp("split") / "toy", sizes)
         try:
-            paths = split_dataset(whole.folder, sites, alpha=alpha, seed=seed, min_images=least)
+            paths = split_dataset(whole.folder, sites, **kind, seed=seed, min_images=least)
         except PartitionError as error:
-            kind = "iid" if alpha is None else f"alpha {alpha:g}"
-            assert kind in str(error) and f"{sites} sites" in str(error)
+            ((name, value),) = kind.items()
+            said = "iid" if value is None else f"{name.split('_')[0]} {value:g}"
+            assert said in str(error) or "4 labels: labels_per_site must" in str(error)
+            assert f"{sites} sites" in str(error)
             assert [path.name for path in whole.folder.parent.iterdir()] == ["toy"]
             return
     assert [path.name for path in paths] == [f"site-{k + 1}" for k in range(sites)]
@@ -149,7 +241,7 @@ def test_a_split_that_is_there_stays_and_another_is_refused(small: Dataset, tmp_
     before = [path.stat().st_mtime_ns for path in sorted(out.rglob("*"))]
     assert split_dataset(str(small.folder), np.int64(2), alpha=None, seed=3, out=str(out)) == paths
     assert before == [path.stat().st_mtime_ns for path in sorted(out.rglob("*"))]
-    for change in ({"sites": 3}, {"alpha": 0.5}, {"seed": 4}):
+    for change in ({"sites": 3}, {"alpha": 0.5}, {"seed": 4}, {"labels_per_site": 2}, {"quantity_alpha": 0.5}):
         arguments = {"sites": 2, "alpha": None, "seed": 3} | change
         with pytest.raises(PartitionError, match=rf"another split .*{next(iter(change))}"):
             split_dataset(small.folder, **arguments, out=out)
@@ -165,6 +257,39 @@ def test_the_default_folder_lies_beside_the_data(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(toy(tmp_path / "toy").folder)
     assert split_dataset(".", 2, alpha=1)[0].parent == tmp_path / "toy-2-sites-alpha-1-seed-0"
     assert split_dataset(".", 2, alpha=None, seed=5)[0].parent == tmp_path / "toy-2-sites-iid-seed-5"
+    assert split_dataset(".", 2, labels_per_site=2)[0].parent == tmp_path / "toy-2-sites-labels-2-seed-0"
+    skew = split_dataset(".", 2, quantity_alpha=0.5, min_images=1)
+    assert skew[0].parent == tmp_path / "toy-2-sites-quantity-0.5-seed-0"
+
+
+def test_a_split_of_before_there_were_other_kinds_is_still_there(small: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    paths = split_dataset(small.folder, 2, out=out)
+    card = json.loads((out / "split.json").read_text())
+    (out / "split.json").write_text(json.dumps({k: v for k, v in card.items() if v is not None}))
+    assert split_dataset(small.folder, 2, out=out) == paths
+
+
+@pytest.mark.parametrize(
+    ("choice", "hint"),
+    [
+        ({"labels_per_site": 0}, "labels_per_site is 0: it must be a whole number, 1 or more"),
+        ({"labels_per_site": 1.5}, "labels_per_site is 1.5"),
+        ({"labels_per_site": "2"}, "labels_per_site is '2'"),
+        ({"labels_per_site": 5}, "2 sites and 4 labels: labels_per_site must lie in 2..4"),
+        ({"labels_per_site": 1}, "2 sites and 4 labels: labels_per_site must lie in 2..4"),
+        ({"quantity_alpha": 0}, "quantity_alpha is 0"),
+        ({"quantity_alpha": math.nan}, "quantity_alpha is nan"),
+        ({"labels_per_site": 2, "quantity_alpha": 0.5}, "name one of them"),
+        ({"labels_per_site": 2, "alpha": 0.5}, "name one of them"),
+        ({"quantity_alpha": 0.5, "alpha": 0.1}, "name one of them"),
+    ],
+)
+def test_kinds_that_make_no_sense(choice: dict[str, object], hint: str, small: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(PartitionError) as caught:
+        split_dataset(small.folder, 2, **choice, out=tmp_path / "out")
+    assert hint in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_foreign_folder_is_left_alone(small: Dataset, tmp_path: Path) -> None:
@@ -231,6 +356,11 @@ def test_the_command_line(small: Dataset, tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["site-1", "site-2"]
     assert "train 30, valid 10, test 10" in lines[0] and "class 3" in lines[0]
+    done = run_split(small.folder, "--sites", "2", "--labels-per-site", "2", "--out", "labels", cwd=tmp_path)
+    assert done.returncode == 0 and re.findall(r"class \d (\d+)", done.stdout).count("15") == 4
+    shutil.rmtree(tmp_path / "labels")
+    done = run_split(small.folder, "--sites", "2", "--alpha", "1", "--quantity-alpha", "1", cwd=tmp_path)
+    assert done.returncode == 2 and "not allowed with argument" in done.stderr
     done = run_split(small.folder, "--sites", "40", "--out", "other", cwd=tmp_path)
     assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

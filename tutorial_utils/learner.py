@@ -38,6 +38,13 @@ def round_seed(seed: int, site: str, round_number: int) -> int:
     return seed if round_number == 0 else zlib.crc32(f"{seed}/{site}/{round_number}".encode())
 
 
+def save_safely(value: object, path: Path) -> None:
+    """torch.save; a process that is killed while saving leaves the old file whole."""
+    half_written = path.with_suffix(".tmp")
+    torch.save(value, half_written)
+    half_written.replace(path)
+
+
 class BestModel:
     """The best model that a site has trained in this job. On disk: a process that FLARE starts anew goes on with it.
 
@@ -53,9 +60,7 @@ class BestModel:
         if self.path.is_file() and self.load()["score"] >= score:
             return
         kept = {name: torch.as_tensor(value).cpu() for name, value in params.items()}
-        half_written = self.path.with_suffix(".tmp")
-        torch.save({"score": score, "round": round_number, "params": kept}, half_written)
-        half_written.replace(self.path)  # a process that is killed while saving leaves the old model whole
+        save_safely({"score": score, "round": round_number, "params": kept}, self.path)
 
     def load(self) -> dict[str, Any]:
         """Its `score`, `round` and `params` (tensors). LearnerError before the first round."""

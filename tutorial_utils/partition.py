@@ -19,6 +19,7 @@ from tutorial_utils.folder import FORMAT, SPLITS, Dataset, expand, explained, ne
 from tutorial_utils.settings import TutorialError
 
 TRIES = 1000
+ALPHA = 0.3
 
 
 class PartitionError(TutorialError):
@@ -29,7 +30,7 @@ def parse_alpha(text: str) -> float | None:
     """What a command line takes for alpha: a number, or "iid" (None)."""
     try:
         alpha = None if text.lower() == "iid" else float(text)
-        _check(1, alpha)
+        _check(alpha=alpha)
     except (ValueError, PartitionError) as error:
         raise ArgumentTypeError(f"alpha is {text}: give a number from 1e-6 to 1e6, or iid") from error
     return alpha
@@ -41,10 +42,38 @@ def draw_shares(classes: int, sites: int, alpha: float | None, seed: int | Seque
     `alpha` is the concentration of a Dirichlet draw for each class (Yurochkin et al. 2019, arXiv:1905.12022):
     at 0.1 the sites hardly share a class, at 100 they are nearly alike. None gives all sites the same (IID).
     """
-    _check(sites, alpha)
+    _check(sites=sites, alpha=alpha)
     if alpha is None:
         return np.full((classes, sites), 1 / sites)
     return _make_rng(seed).dirichlet(np.full(sites, float(alpha)), size=classes)
+
+
+def deal_labels(classes: int, sites: int, labels_per_site: int, seed: int | Sequence[int]) -> np.ndarray:
+    """Shares [classes, sites] where each site holds so many labels, chosen by chance, and no other.
+
+    The sites that hold a label get equal parts of it, and every label is held as often as any other, or once more
+    (Li et al. 2022, arXiv:2102.02079, draw them without this). PartitionError if some label would go nowhere.
+    """
+    _check(sites=sites, labels_per_site=labels_per_site)
+    if not (least := -(-classes // sites)) <= labels_per_site <= classes:
+        raise PartitionError(f"{sites} sites and {classes} labels: labels_per_site must lie in {least}..{classes}.")
+    rng, held = _make_rng(seed), np.zeros((classes, sites))
+    for site in range(sites):
+        rarest = np.lexsort((rng.random(classes), held.sum(axis=1)))  # ties are broken by chance
+        held[rarest[:labels_per_site], site] = 1
+    return held / held.sum(axis=1, keepdims=True)
+
+
+def draw_sizes(classes: int, sites: int, alpha: float, seed: int | Sequence[int]) -> np.ndarray:
+    """Shares [classes, sites] of sites that differ in size and have the same mix of labels.
+
+    The sizes are one Dirichlet draw with the concentration `alpha`: small, and one site has nearly all.
+    """
+    return np.tile(draw_shares(1, sites, alpha, seed), (classes, 1))
+
+
+# the settings of which one says how to deal: what the value is, and what makes the matrix of it
+KINDS = {"alpha": (float, draw_shares), "labels_per_site": (int, deal_labels), "quantity_alpha": (float, draw_sizes)}
 
 
 def assign(labels: np.ndarray, shares: np.ndarray, seed: int | Sequence[int]) -> list[np.ndarray]:
@@ -76,7 +105,9 @@ def split_dataset(
     folder: str | Path,
     sites: int,
     *,
-    alpha: float | None = 0.3,
+    alpha: float | None = ALPHA,
+    labels_per_site: int | None = None,
+    quantity_alpha: float | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     min_images: int = 20,
@@ -87,15 +118,24 @@ def split_dataset(
     all sites' tests together are the whole test set. Every site gets at least `min_images` of train, and one
     of valid and of test. The outcome depends on data and arguments alone; a split already there stays.
 
+    Name one kind of partition: `alpha` (see draw_shares), `labels_per_site` (deal_labels) or `quantity_alpha`
+    (draw_sizes); the last two take the place of alpha's default.
+
     DataError: no dataset in `folder`. PartitionError: these sites cannot be made, or `out` is in use.
     """
-    _check(sites, alpha, seed, min_images)
-    dataset, alpha = read_dataset(folder), None if alpha is None else float(alpha)
-    kind = "iid" if alpha is None else f"alpha-{alpha:g}"
-    name = f"{dataset.folder.resolve().name}-{sites}-sites-{kind}-seed-{seed}"
+    _check(labels_per_site=labels_per_site, quantity_alpha=quantity_alpha)
+    _check(sites=sites, alpha=alpha, seed=seed, min_images=min_images)
+    if alpha == ALPHA and (labels_per_site, quantity_alpha) != (None, None):
+        alpha = None
+    kinds = {"alpha": alpha, "labels_per_site": labels_per_site, "quantity_alpha": quantity_alpha}
+    if sum(value is not None for value in kinds.values()) > 1:
+        raise PartitionError(f"{', '.join(kinds)} are three kinds of partition: name one of them.")
+    dataset = read_dataset(folder)
+    card = {"format": FORMAT, "sites": int(sites), "seed": int(seed), "min_images": int(min_images)}
+    card |= {name: None if value is None else KINDS[name][0](value) for name, value in kinds.items()}
+    card["sha256"] = dataset.sha256
+    name = f"{dataset.folder.resolve().name}-{sites}-sites-{_kind(card)[2].replace(' ', '-')}-seed-{seed}"
     out = expand(out) if out else dataset.folder.resolve().with_name(name)
-    card = {"format": FORMAT, "sites": int(sites), "alpha": alpha}
-    card |= {"seed": int(seed), "min_images": int(min_images), "sha256": dataset.sha256}
     if not _holds(out, card):
         _write(dataset, _plan(dataset, card), out, card)
         _holds(out, card)  # another process may have been quicker, with another split
@@ -115,35 +155,41 @@ def count_labels(folders: Sequence[Path]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=part.classes)
 
 
-def _check(sites: int, alpha: float | None, seed: int = 0, min_images: int = 1) -> None:
-    for name, value, least in (("sites", sites, 1), ("min_images", min_images, 1), ("seed", seed, 0)):
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-            raise PartitionError(f"{name} is {value!r}: it must be a whole number, {least} or more.")
-    number = isinstance(alpha, Real) and not isinstance(alpha, bool)
-    if alpha is not None and not (number and 1e-6 <= alpha <= 1e6):
-        raise PartitionError(f"alpha is {alpha!r}: it must lie in 1e-6..1e6, or be iid (None in Python).")
+def _check(**settings: object) -> None:
+    """PartitionError for the first setting that makes no sense: an alpha is a number, all others count something."""
+    for name, value in settings.items():
+        real, least = name.endswith("alpha"), int(name != "seed")
+        fits = isinstance(value, Real if real else Integral) and not isinstance(value, bool)
+        if not (fits and (1e-6 <= value <= 1e6 if real else value >= least)) and not (value is None and name in KINDS):
+            wanted = "lie in 1e-6..1e6, or be iid (None in Python)" if real else f"be a whole number, {least} or more"
+            raise PartitionError(f"{name} is {value!r}: it must {wanted}.")
 
 
 def _make_rng(seed: int | Sequence[int]) -> np.random.Generator:
     for part in seed if isinstance(seed, (tuple, list)) else (seed,):
-        _check(1, None, part)
+        _check(seed=part)
     return np.random.default_rng(seed)
+
+
+def _kind(card: dict) -> tuple[str, float | None, str]:
+    """The setting that says how to deal, its value, and both in words."""
+    name, value = next(((name, card[name]) for name in KINDS if card[name] is not None), ("alpha", None))
+    return name, value, "iid" if value is None else f"{name.split('_')[0]} {value:g}"
 
 
 def _plan(dataset: Dataset, card: dict) -> dict[str, list[np.ndarray]]:
     """For each of SPLITS the images of each site, from the first draw that leaves no site too small."""
-    sites, alpha, seed = card["sites"], card["alpha"], card["seed"]
+    sites, seed, (kind, value, words) = card["sites"], card["seed"], _kind(card)
     least = {"train": card["min_images"], "valid": 1, "test": 1}
     labels = {split: dataset.arrays(split)[1] for split in SPLITS}
     enough = all(sites * least[split] <= len(labels[split]) for split in SPLITS)
-    for attempt in range((1 if alpha is None else TRIES) if enough else 0):
-        shares = draw_shares(len(dataset.classes), sites, alpha, (seed, attempt))
+    for attempt in range((1 if value is None else TRIES) if enough else 0):
+        shares = KINDS[kind][1](len(dataset.classes), sites, value, (seed, attempt))
         plan = {split: assign(labels[split], shares, (seed, k)) for k, split in enumerate(SPLITS)}
         if all(len(part) >= least[split] for split in SPLITS for part in plan[split]):
             return plan
-    kind = "iid" if alpha is None else f"alpha {alpha:g}"
     wish = f"{card['min_images']} train images, a valid and a test one at each of {sites} sites"
-    raise PartitionError(f"No split with {kind} leaves {wish}: ask for fewer sites or a larger alpha.")
+    raise PartitionError(f"No split with {words} leaves {wish}: ask for fewer sites, or sites more alike.")
 
 
 def _write(dataset: Dataset, plan: dict[str, list[np.ndarray]], out: Path, card: dict) -> None:

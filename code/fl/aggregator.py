@@ -14,9 +14,13 @@ class OrderedAggregator(InTimeAccumulateWeightedAggregator):
     FLARE adds each update as it arrives. Floating-point sums depend on their order, so with three or
     more sites two runs differ in the last bits. This one holds a round's updates until all are in: a
     few more copies of the weights in the server's memory, and the same bits in every run.
+
+    Args:
+        expected_data_kind: "WEIGHTS", or "WEIGHT_DIFF" for differences; where an update has several
+            parts, the kind of each by its name. Another kind is refused, and the run ends.
     """
 
-    def __init__(self, expected_data_kind: str = "WEIGHTS") -> None:
+    def __init__(self, expected_data_kind: str | dict[str, str] = "WEIGHTS") -> None:
         super().__init__(expected_data_kind=expected_data_kind)
         self._held: dict[str, Shareable] = {}
 

@@ -2,6 +2,8 @@
 
 python code/fl/job.py --sites 2 --rounds 5          # prepares the data, splits it, runs, reports
 python code/fl/job.py --client executor             # the same work, the site's part written otherwise
+python code/fl/job.py --algorithm scaffold          # another way to train together
+python code/fl/job.py --env poc                     # the same job out of the simulator
 python code/fl/job.py --data SITES --export jobs    # only writes the job, for FLARE's commands
 """
 
@@ -11,17 +13,12 @@ import argparse
 import logging
 import os
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "code"))  # the folder of dl/ and fl/: the job ships them by these names
 
-from nvflare.app_common.abstract.model_learner import ModelLearner
-from nvflare.app_common.executors.model_learner_executor import ModelLearnerExecutor
 from nvflare.app_common.shareablegenerators.full_model_shareable_generator import (
     FullModelShareableGenerator,
 )
@@ -30,22 +27,21 @@ from nvflare.app_common.widgets.metrics_artifact_writer import MetricsArtifactWr
 from nvflare.app_common.widgets.validation_json_generator import ValidationJsonGenerator
 from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
+from nvflare.app_common.workflows.scatter_and_gather_scaffold import ScatterAndGatherScaffold
 from nvflare.app_opt.pt.job_config.model import PTModel
 from nvflare.job_config.api import FedJob
-from nvflare.job_config.script_runner import ScriptRunner
 
 from dl.train import Net
 from fl.aggregator import OrderedAggregator
-from fl.executor import CIFAR10Executor
-from fl.model_learner import CIFAR10ModelLearner
+from fl.algorithms import ALGORITHMS, RANGES, choose
+from fl.clients import CLIENTS
+from fl.environments import ENVIRONMENTS, describe, run_here, run_there
+from fl.fedopt import ServerOptimizer
 from fl.report import Report, score
 from tutorial_utils import learner as shipped
 from tutorial_utils.data import prepare, read_dataset
-from tutorial_utils.partition import parse_alpha, split_dataset
+from tutorial_utils.partition import ALPHA, parse_alpha, split_dataset
 from tutorial_utils.settings import FULL, TutorialError, suited_to
-from tutorial_utils.simulate import simulate
-
-TASKS = ["train", "validate", "submit_model"]  # what the server asks of a site
 
 
 def build_job(
@@ -59,9 +55,10 @@ def build_job(
     seed: int = 0,
     name: str | None = None,
     client: str = "learner",
+    algorithm: str = "fedavg",
     **more: Any,
 ) -> FedJob:
-    """Federated Averaging of dl/train.py, then cross-site evaluation, as a FedJob.
+    """Federated training of dl/train.py, then cross-site evaluation, as a FedJob.
 
     Args:
         data: the folder of the site folders; each site reads data/its-own-name. An environment variable
@@ -69,21 +66,27 @@ def build_job(
         sites: how many must take part in every round.
         rounds: how often the models are averaged.
         epochs, lr, batch_size, momentum, seed: as in dl/train.py; epochs are local, in each round.
-        name: of the job, letters, digits, "_" and "-" (default: "modellearner", or the client's name).
+        name: of the job, letters, digits, "_" and "-" (default: "modellearner", or the choice below).
         client: how the site's part is written, one of CLIENTS: the same work to the bit.
-        **more: for the client: `learner=`, another class than CIFAR10ModelLearner, and its own settings.
+        algorithm: one of ALGORITHMS; all but "fedavg" need client="learner".
+        **more: the algorithm's settings: mu (fedprox), server_lr and server_momentum (fedopt). For the
+            client: `learner=`, another class than the algorithm's, and its own settings.
 
-    Raises: TutorialError for a number that makes no sense, or a client that there is not.
+    Raises: TutorialError for a number that makes no sense, or a client or algorithm that there is not.
     """
     check(sites=sites, rounds=rounds, epochs=epochs, lr=lr, batch_size=batch_size)
     if client not in CLIENTS:
         raise TutorialError(f"There is no client {client!r}: choose one of {', '.join(CLIENTS)}.")
-    name = name or ("modellearner" if client == "learner" else client)
+    own = choose(algorithm, client, more)
+    server = {setting: own.pop(setting) for setting in list(own) if setting.startswith("server_")}
+    if client == "learner":
+        more.setdefault("learner", ALGORITHMS[algorithm].learner)
+    chosen = [choice for choice in (client, algorithm) if choice not in ("learner", "fedavg")]
     props = {"custom_props": {"sites": sites, "data": str(data)}}  # tutorial_utils.simulate reads them
-    job = FedJob(name=name, min_clients=sites, meta_props=props)
-    add_server(job, sites, rounds, seed)
+    job = FedJob(name=name or (chosen or ["modellearner"])[0], min_clients=sites, meta_props=props)
+    add_server(job, sites, rounds, seed, algorithm, **server)
     how = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "momentum": momentum, "seed": seed}
-    add_sites(job, data, client, **how, **more)
+    add_sites(job, data, client, **how, **own, **more)
     return job
 
 
@@ -94,25 +97,33 @@ def check(**positive: float | None) -> None:
             raise TutorialError(f"{setting} is {value}: it must be more than 0.")
 
 
-def add_server(job: FedJob, sites: int, rounds: int, seed: int) -> None:
+def add_server(
+    job: FedJob, sites: int, rounds: int, seed: int, algorithm: str = "fedavg", **settings: float
+) -> None:
     """What runs on the server: the first model, two workflows in a row, and who helps them."""
     ids = job.to_server(PTModel(Net(seed)))  # adds a persistor and a locator of its own
-    job.to_server(FullModelShareableGenerator(), id="shareable_generator")
-    job.to_server(OrderedAggregator(), id="aggregator")
+    if algorithm == "fedopt":
+        job.to_server(ServerOptimizer(Net(seed), **settings), id="shareable_generator")
+    else:
+        job.to_server(FullModelShareableGenerator(), id="shareable_generator")
+    job.to_server(OrderedAggregator(ALGORITHMS[algorithm].sends), id="aggregator")
     job.to_server(IntimeModelSelector(key_metric="accuracy"), id="model_selector")
     job.to_server(MetricsArtifactWriter(), id="metrics_writer")
     job.to_server(ValidationJsonGenerator(), id="json_generator")
-    averaging = ScatterAndGather(
-        min_clients=sites,
-        num_rounds=rounds,
-        wait_time_after_min_received=0,
-        aggregator_id="aggregator",
-        persistor_id=ids["persistor_id"],
-        shareable_generator_id="shareable_generator",
-        task_check_period=0.1,
-    )
-    job.to_server(averaging, id="scatter_and_gather")
-    evaluation = CrossSiteModelEval(model_locator_id=ids["locator_id"], task_check_period=0.1)
+    averaging = {
+        "min_clients": sites,
+        "num_rounds": rounds,
+        "wait_time_after_min_received": 0,
+        "aggregator_id": "aggregator",
+        "persistor_id": ids["persistor_id"],
+        "shareable_generator_id": "shareable_generator",
+        "task_check_period": 0.02,
+    }
+    if algorithm == "scaffold":
+        job.to_server(ScatterAndGatherScaffold(**averaging), id="scatter_and_gather")
+    else:
+        job.to_server(ScatterAndGather(**averaging), id="scatter_and_gather")
+    evaluation = CrossSiteModelEval(model_locator_id=ids["locator_id"], task_check_period=0.02)
     job.to_server(evaluation, id="cross_site_eval")
     # By default a site sleeps 2 s after every task: half of a short run.
     job.to_server({"server": {"task_request_interval": 0.05}})
@@ -125,66 +136,13 @@ def add_sites(job: FedJob, data: str | Path, client: str = "learner", **settings
     job.add_file_to_clients(shipped.__file__, dest_dir="tutorial_utils")
 
 
-def add_learner(
-    job: FedJob, data: str, learner: type[ModelLearner] = CIFAR10ModelLearner, **settings: Any
-) -> None:
-    """A ModelLearner, and the executor that hands FLARE's tasks to it."""
-    with warnings.catch_warnings(record=True):
-        # FLARE 2.9 warns once a process, past every filter, that ModelLearner is deprecated. The README
-        # and notebook 04 say so in plain words, and what follows from it.
-        component = learner(data, **settings)
-    job.to_clients(component, id="learner")
-    job.to_clients(ModelLearnerExecutor(learner_id="learner"), tasks=TASKS)
-
-
-def add_script(job: FedJob, data: str, **settings: Any) -> None:
-    """A script with the Client API, and the executor that runs it as a thread of the site's process."""
-    with working_in(ROOT / "code"):
-        # ScriptRunner wants to see the script, and writes its path into the job as it stands here: only
-        # a relative one is right at the site too.
-        runner = ScriptRunner("fl/client_api.py", script_args(data, **settings))
-        job.to_clients(runner, tasks=TASKS)
-    # When the job is written, FedJob looks from wherever we are then: name what must be in it.
-    job.add_file_to_clients(str(ROOT / "code/fl/client_api.py"), dest_dir="fl")
-    job.add_file_to_clients(str(ROOT / "code/dl/train.py"), dest_dir="dl")
-
-
-def add_executor(job: FedJob, data: str, **settings: Any) -> None:
-    """An executor of our own."""
-    job.to_clients(CIFAR10Executor(data, **settings), tasks=TASKS)
-
-
-CLIENTS = {"learner": add_learner, "client-api": add_script, "executor": add_executor}
-
-
-def script_args(data: str, **settings: Any) -> str:
-    """The arguments of client_api.py in one line: FLARE wants them so, and splits it at every space."""
-    if len(data.split()) != 1:
-        raise TutorialError(
-            f"The path {data!r} has a space, where FLARE splits the arguments of a script: take another "
-            'folder, or put the path into an environment variable and name that, as "$SITE_DATA".'
-        )
-    return " ".join(
-        f"--{name.replace('_', '-')} {value}" for name, value in {"data": data, **settings}.items()
-    )
-
-
-@contextmanager
-def working_in(folder: Path) -> Iterator[None]:
-    """Make it the working directory for a while."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
-def run_and_report(job: FedJob, folder: Path, threads: int | None, settings: dict[str, Any]) -> Report:
+def run_and_report(
+    job: FedJob, folder: Path, threads: int | None, settings: dict[str, Any], env: str = "sim"
+) -> Report:
     """Run the job over the site folders of `folder`, score the global model, write the report."""
-    run = simulate(
-        job, threads=threads, runs=ROOT / "runs", name=f"{folder.name}-{settings['rounds']}-rounds"
-    )
+    kind = "" if settings["algorithm"] == "fedavg" else f"-{settings['algorithm']}"
+    name = f"{folder.name}-{settings['rounds']}-rounds{kind}"
+    run = run_here(env, job, settings["sites"], folder, threads, ROOT / "runs", name)
     dataset = read_dataset(folder / run.sites[0])
     accuracy, images = score(run.global_model, [folder / site for site in run.sites])
     report = Report(run, dataset.title, accuracy, images, settings)
@@ -193,17 +151,16 @@ def run_and_report(job: FedJob, folder: Path, threads: int | None, settings: dic
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Run the federated job in the simulator and report.")
+    parser = argparse.ArgumentParser(description="Run the federated job and report.")
     parser.add_argument("--data", help="a folder of site folders (default: prepare and split)")
     parser.add_argument("--dataset", choices=["auto", "cifar10", "digits"], default="auto")
     parser.add_argument("--source", type=Path, help="your copy of CIFAR-10 (or set CIFAR10_SOURCE)")
     parser.add_argument("--sites", type=int, default=2)
-    parser.add_argument(
-        "--alpha",
-        type=parse_alpha,
-        default=0.3,
-        help="of the Dirichlet split, small: sites differ; or iid",
-    )
+    partition = parser.add_mutually_exclusive_group()
+    help_alpha = "of the Dirichlet split, small: sites differ; or iid (0.3)"
+    partition.add_argument("--alpha", type=parse_alpha, default=ALPHA, help=help_alpha)
+    partition.add_argument("--labels-per-site", type=int, help="each site holds so many labels")
+    partition.add_argument("--quantity-alpha", type=float, help="sizes differ, small: more")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=1, help="local epochs in each round")
     parser.add_argument("--lr", type=float, default=0.01)
@@ -212,8 +169,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="sites that run at once (default: all)")
     parser.add_argument("--client", choices=CLIENTS, default="learner", help="how a site's part is made")
+    parser.add_argument("--algorithm", choices=ALGORITHMS, default="fedavg", help="how to average")
+    parser.add_argument("--mu", type=float, help="of fedprox (0.01)")
+    parser.add_argument("--server-lr", type=float, help="of fedopt (1.0)")
+    parser.add_argument("--server-momentum", type=float, help="of fedopt (0.6)")
+    help_env = "; ".join(f"{name}: {what}" for name, what in ENVIRONMENTS.items())
+    parser.add_argument("--env", choices=ENVIRONMENTS, default="sim", help=help_env)
+    parser.add_argument("--startup-kit", type=Path, metavar="DIR", help="an admin's, for --env prod")
     parser.add_argument("--export", type=Path, metavar="DIR", help="only write the job into DIR")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.env == "prod":
+        args.data = args.data or "$SITE_DATA"
+    return args
 
 
 def find_sites(args: argparse.Namespace) -> str:
@@ -225,7 +192,8 @@ def find_sites(args: argparse.Namespace) -> str:
             read_dataset(Path(args.data) / f"site-{number}")
         return str(Path(args.data).resolve())
     dataset = prepare(args.dataset, source=args.source, root=ROOT / "data")
-    folders = split_dataset(dataset.folder, args.sites, alpha=args.alpha, seed=args.seed)
+    partition = {kind: getattr(args, kind) for kind in ("alpha", "labels_per_site", "quantity_alpha")}
+    folders = split_dataset(dataset.folder, args.sites, **partition, seed=args.seed)
     return str(folders[0].parent.resolve())
 
 
@@ -247,18 +215,23 @@ def main() -> None:
             lr=args.lr,
             batch_size=args.batch_size,
         )
-        folder = find_sites(args)  # after the check: it may fetch 170 MB
+        own = {key: getattr(args, key) for key in RANGES if getattr(args, key) is not None}
+        choose(args.algorithm, args.client, dict(own))
+        folder = find_sites(args)  # after the checks: it may fetch 170 MB
         settings = {
             key: getattr(args, key)
-            for key in ("client", "sites", "rounds", "epochs", "lr", "momentum", "seed")
+            for key in ("client", "algorithm", "sites", "rounds", "epochs", "lr", "momentum", "seed")
         }
-        settings["batch_size"] = args.batch_size or default_batch_size(folder)
+        settings |= {"batch_size": args.batch_size or default_batch_size(folder), **own}
         job = build_job(folder, **settings)
         if args.export:
             job.export_job(str(args.export))
             print(f"The job is in {args.export / job.name}")
+        elif args.env == "prod":
+            print(describe(run_there(job, args.startup_kit, ROOT / "runs")))
         else:
-            print(run_and_report(job, Path(os.path.expandvars(folder)), args.threads, settings).text())
+            here = Path(os.path.expandvars(folder))
+            print(run_and_report(job, here, args.threads, settings, args.env).text())
     except TutorialError as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:

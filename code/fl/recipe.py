@@ -12,7 +12,8 @@ from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 from nvflare.recipe.utils import add_cross_site_evaluation
 
 from dl.train import Net
-from fl.job import ROOT, check, script_args, working_in
+from fl.clients import CODE, script_args, working_in
+from fl.job import check
 from tutorial_utils import learner as shipped
 
 # add_client_file ships a file by its path below a folder of sys.path: this one makes it
@@ -56,7 +57,7 @@ def build_recipe(
     )
     add_cross_site_evaluation(recipe)
     recipe.add_server_config({"server": {"task_request_interval": 0.05}})  # see fl.job.add_server
-    with working_in(ROOT / "code"):  # see fl.job.add_script
-        recipe.add_client_file(str(ROOT / "code/fl/client_api.py"))
+    with working_in(CODE):  # see fl.clients.add_script
+        recipe.add_client_file(str(CODE / "fl/client_api.py"))
     recipe.add_client_file(shipped.__file__)
     return recipe

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 import psutil
-from nvflare.apis.dxo import from_shareable
+from nvflare.apis.dxo import DXO, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.aggregators.intime_accumulate_model_aggregator import InTimeAccumulateWeightedAggregator
 from nvflare.app_common.app_constant import AppConstants, DefaultCheckpointFileName
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
@@ -70,6 +71,8 @@ class ServerGuard(Widget):
         resume_from: a checkpoint folder of an earlier run, to go on from.
     """
 
+    loss = PROCESS_ENDED  # what has happened to a site that is lost
+
     def __init__(self, min_sites: int | None = None, resident: bool = True, resume_from: str | None = None) -> None:
         super().__init__()
         self.min_sites = min_sites
@@ -106,6 +109,8 @@ class ServerGuard(Widget):
         self._folder.mkdir(parents=True, exist_ok=True)
         self._engine, self._runner = engine, fl_ctx.get_prop(FLContextKey.RUNNER)
         parts = self._runner.config.components.values()
+        kinds = [part.expected_data_kind for part in parts if isinstance(part, InTimeAccumulateWeightedAggregator)]
+        self._parts = [name for kind in kinds if isinstance(kind, dict) for name in kind if name]
         self._selectors = [part for part in parts if isinstance(part, IntimeModelSelector)]
         if self.resume_from:
             self._go_on(Path(self.resume_from))
@@ -147,11 +152,22 @@ class ServerGuard(Widget):
     def _check_update(self, fl_ctx: FLContext) -> None:
         try:
             update = from_shareable(fl_ctx.get_peer_context().get_prop(FLContextKey.SHAREABLE))
-            fault = find_fault(update.data, self._shapes)
+            fault = self._find_fault(update.data)
         except ValueError as error:
             fault = f"it holds no weights ({error})"
         if fault:
             self._fail(f"its update is wrong: {fault}", fl_ctx, _peer(fl_ctx), "train")
+
+    def _find_fault(self, update: Mapping[str, Any]) -> str | None:
+        """Where the aggregator expects several parts, each is checked: the weights, and controls, say, of some."""
+        for name in self._parts:
+            part = update.get(name)
+            data = part.data if isinstance(part, DXO) else None
+            whole = name == AppConstants.MODEL_WEIGHTS or not data  # no controls for what is not trained
+            shapes = self._shapes if whole else {key: self._shapes[key] for key in data if key in self._shapes}
+            if fault := find_fault(data, shapes):
+                return f"in {name}, {fault}"
+        return None if self._parts else find_fault(update, self._shapes)
 
     def _check_accepted(self, fl_ctx: FLContext) -> None:
         if fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED) is False and not self._state["failure"]:
@@ -214,7 +230,7 @@ class ServerGuard(Widget):
             task = self._state["open"].get(site, {}).get("task")
             lost = self._state["lost"] | {site: {"round": self._state["round"], "task": task}}
             if self.min_sites is None or sites - len(lost) < self.min_sites:
-                self._fail(PROCESS_ENDED, fl_ctx, site, task)
+                self._fail(self.loss, fl_ctx, site, task)
             else:
                 self._set(lost=lost)
 

@@ -1,0 +1,38 @@
+"""A way into a script's training loop that leaves the loop as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+
+@contextmanager
+def at_each_step(
+    net: nn.Module, *, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Inside the `with`, act before or after each step of any optimizer that trains this net.
+
+    So a script's own loop stays as it is. `before` finds the step's gradients, and may add to them.
+    """
+    ours = {id(param) for param in net.parameters()}
+
+    def hook(
+        act: Callable[[], None], optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict
+    ) -> None:
+        if any(id(param) in ours for group in optimizer.param_groups for param in group["params"]):
+            act()
+
+    with ExitStack() as hooks:  # torch calls them for the optimizers of the whole process
+        if before:
+            hooks.callback(register_optimizer_step_pre_hook(partial(hook, before)).remove)
+        if after:
+            hooks.callback(register_optimizer_step_post_hook(partial(hook, after)).remove)
+        yield
