@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from verdict import Verdict, failed, not_yet, open_task
 
 if TYPE_CHECKING:
     from nvflare.app_common.abstract.fl_model import FLModel
@@ -20,41 +21,16 @@ if TYPE_CHECKING:
     from tutorial_utils.learner import Drive
 
 
-@dataclass(frozen=True, repr=False)
-class Verdict:
-    """What a check says. `right` is None where nothing was attempted."""
-
-    right: bool | None
-    text: str
-
-    def __repr__(self) -> str:
-        return {None: "Not attempted yet: ", True: "Right. ", False: "Not yet. "}[self.right] + self.text
-
-
-def _open(task: str) -> Verdict:
-    return Verdict(None, task)
-
-
-def _hint(text: str) -> Verdict:
-    return Verdict(False, text)
-
-
 def harder_site(answer: str | None, cross_site: pd.DataFrame) -> Verdict:
     """00: on whose test images is the global model worse?"""
     if answer is None:
-        return _open('put the name of a site, such as "site-1", in answer.')
+        return open_task('put the name of a site, such as "site-1", in answer.')
     if answer not in list(cross_site.index):
-        return _hint(f"{answer!r} is no site: choose one of {', '.join(cross_site.index)}.")
+        return not_yet(f"{answer!r} is no site: choose one of {', '.join(cross_site.index)}.")
     column = cross_site["global"]
     if answer != column.idxmin():
-        return _hint("Look down the column named global: each row is one site's test images. Which is lower?")
+        return not_yet("Look down the column named global: each row is one site's test images. Which is lower?")
     return Verdict(True, f"The global model reaches {column.min():.1%} there and {column.max():.1%} elsewhere.")
-
-
-def _failed(error: Exception, wanted: str) -> Verdict:
-    if "not callable" in str(error):
-        return _hint("Put the name of your function in answer, without brackets: answer = my_function.")
-    return _hint(f"Your function ends in {type(error).__name__}: {error}. {wanted}")
 
 
 _LABELS, _PREDICTED = np.array([0, 0, 0, 0, 1, 1, 3, 3, 3, 3, 3]), np.array([0, 0, 0, 2, 1, 0, 3, 3, 3, 3, 0])
@@ -74,17 +50,17 @@ _TYPICAL = {  # accuracy by class, -1 for nan: what went wrong
 def class_accuracy(answer: Callable[..., Mapping[str, float] | Sequence[float]] | None) -> Verdict:
     """01: of the images of each class, the part that was recognised; nan for a class without an image."""
     if answer is None:
-        return _open("put the name of your function, without brackets, in answer.")
+        return open_task("put the name of your function, without brackets, in answer.")
     try:
         made = answer(_LABELS, _PREDICTED, _PETS)
         got = np.array([made[name] for name in _PETS] if isinstance(made, Mapping) else made, dtype=float)
     except Exception as error:
-        return _failed(error, "It must return a dict by name, or a list, also where a class has no image.")
+        return failed(error, "It must return a dict by name, or a list, also where a class has no image.")
     if got.shape != (4,):
-        return _hint(f"For four classes you return an array of shape {got.shape}: one number for each class is due.")
+        return not_yet(f"For four classes you return an array of shape {got.shape}: one number for each class is due.")
     if np.allclose(got, (0.75, 0.5, np.nan, 0.8), equal_nan=True):
         return Verdict(True, "Each class is judged on its own images, and a class without one is not judged.")
-    return _hint(_TYPICAL.get(tuple(np.nan_to_num(got, nan=-1).round(2)), _OWN))
+    return not_yet(_TYPICAL.get(tuple(np.nan_to_num(got, nan=-1).round(2)), _OWN))
 
 
 _TABLES = [
@@ -96,20 +72,20 @@ _TABLES = [
 def label_difference(answer: Callable[[pd.DataFrame], float] | None, counts: pd.DataFrame) -> Verdict:
     """02: half the sum, over the classes, of how far apart the shares of a class are at two sites."""
     if answer is None:
-        return _open("put the name of your function, without brackets, in answer.")
+        return open_task("put the name of your function, without brackets, in answer.")
     try:
         alike, apart, between, yours = (float(answer(table)) for table in (*_TABLES, counts))
     except Exception as error:
-        return _failed(error, "It gets a table like count_labels(sites), and returns one number.")
+        return failed(error, "It gets a table like count_labels(sites), and returns one number.")
     if np.allclose((alike, apart, between), (0, 1, 0.6)):
         return Verdict(True, f"0 for sites of the same mix, 1 for sites that share no class, {yours:.2f} for yours.")
     if not np.isclose(alike, 0):
-        return _hint("The same mix, at one site twice as many images, must give 0: divide each row by its own sum.")
+        return not_yet("The same mix, at one site twice as many images, must give 0: divide each row by its own sum.")
     if np.allclose((apart, between), 0):
-        return _hint("Plus and minus cancel out: take the absolute value of each difference before you add.")
+        return not_yet("Plus and minus cancel out: take the absolute value of each difference before you add.")
     if np.allclose((apart, between), (2, 1.2)):
-        return _hint("Nearly: two sites that share no class come out as 2. Take half of the sum.")
-    return _hint("For each class, how far apart are the two shares? Add these up over the classes and take half.")
+        return not_yet("Nearly: two sites that share no class come out as 2. Take half of the sum.")
+    return not_yet("For each class, how far apart are the two shares? Add these up over the classes and take half.")
 
 
 def model_learner(answer: type | None, shipped: type, params: Mapping[str, Any], **arguments: str | int) -> Verdict:
@@ -119,9 +95,9 @@ def model_learner(answer: type | None, shipped: type, params: Mapping[str, Any],
     from tutorial_utils.learner import LearnerError, test_drive
 
     if answer is None:
-        return _open("write your class, a subclass of ModelLearner, and put it in answer.")
+        return open_task("write your class, a subclass of ModelLearner, and put it in answer.")
     if not (isinstance(answer, type) and issubclass(answer, ModelLearner)):
-        return _hint("answer must be the class itself, a subclass of ModelLearner: answer = MyLearner.")
+        return not_yet("answer must be the class itself, a subclass of ModelLearner: answer = MyLearner.")
     try:
         mine, theirs = (test_drive(_spoilt(made)(**arguments), params, rounds=2) for made in (answer, shipped))
         fault = _fault(mine, theirs) or _fault_of_abort(test_drive(answer(**arguments), params, abort_after=0))
@@ -129,7 +105,7 @@ def model_learner(answer: type | None, shipped: type, params: Mapping[str, Any],
         fault = re.split("[:;]", str(error))[0].rstrip(".") + "."  # without the weights that it may quote
     except Exception as error:
         fault = _where(error, answer)
-    return _hint(fault) if fault else Verdict(True, "The same weights, metrics and steps as the shipped learner.")
+    return not_yet(fault) if fault else Verdict(True, "The same weights, metrics and steps as the shipped learner.")
 
 
 def _spoilt(learner: type) -> type:
@@ -184,20 +160,20 @@ def _alike(params: Mapping[str, Any] | None, others: Mapping[str, Any]) -> bool:
 def weighted_average(answer: Callable[..., Mapping[str, np.ndarray]] | None) -> Verdict:
     """03: the mean of the sites' weights, each site counted as often as it made steps."""
     if answer is None:
-        return _open("write average(updates) and put its name, without brackets, in answer.")
+        return open_task("write average(updates) and put its name, without brackets, in answer.")
     weights, steps = np.random.default_rng(0).normal(size=(3, 2, 4)), (10, 30, 60)  # three sites, two names
     updates = [({"conv": conv, "bias": bias}, n) for (conv, bias), n in zip(weights.copy(), steps, strict=True)]
     try:
         made = answer(updates)
         if not isinstance(made, Mapping) or set(made) != {"conv", "bias"}:
-            return _hint(f"It returns a {type(made).__name__}: return a dict, one array for each name in params.")
+            return not_yet(f"It returns a {type(made).__name__}: return a dict, one array for each name in params.")
         got = np.array([made["conv"], made["bias"]], dtype=float)
     except Exception as error:
-        return _failed(error, "It gets a list of (params, steps), here of three sites.")
+        return failed(error, "It gets a list of (params, steps), here of three sites.")
     for hint, counts, total in _AVERAGE_HINTS:
         if got.shape == (2, 4) and np.allclose(got, np.tensordot(counts, weights, 1) / total):
-            return _hint(hint) if hint else Verdict(True, "Sites of 10, 30 and 60 steps count as 1 to 3 to 6.")
-    return _hint("For each name: multiply each site's array by its steps, add, divide by the sum of the steps.")
+            return not_yet(hint) if hint else Verdict(True, "Sites of 10, 30 and 60 steps count as 1 to 3 to 6.")
+    return not_yet("For each name: multiply each site's array by its steps, add, divide by the sum of the steps.")
 
 
 _AVERAGE_HINTS = [  # the hint, how often each site counts, what the sum is divided by
@@ -212,20 +188,22 @@ _AVERAGE_HINTS = [  # the hint, how often each site counts, what the sum is divi
 def diagonal_gap(answer: Callable[[pd.DataFrame], float] | None) -> Verdict:
     """06: accuracy of the sites' own models at home, minus the same models away, both as means."""
     if answer is None:
-        return _open("write diagonal_gap(cross_site) and put its name, without brackets, in answer.")
+        return open_task("write diagonal_gap(cross_site) and put its name, without brackets, in answer.")
     try:
         plain, mixed, whole = (float(answer(frame)) for frame in _cross_sites())
     except Exception as error:
-        return _failed(error, "It gets a matrix, here of three sites, and returns one number.")
+        return failed(error, "It gets a matrix, here of three sites, and returns one number.")
     if np.allclose((plain, mixed, whole), 0.5):
         return Verdict(True, "It finds each site's own model by name, with global columns or without.")
     if np.isclose(plain, -0.5):
-        return _hint("The sign: at home minus away, so that a model that is better at home gives a positive gap.")
+        return not_yet("The sign: at home minus away, so that a model that is better at home gives a positive gap.")
     if not np.isclose(plain, 0.5):
-        return _hint(_GAP_HINTS.get(round(plain, 2), "Mean of the three cells at home, minus mean of the six others."))
+        return not_yet(
+            _GAP_HINTS.get(round(plain, 2), "Mean of the three cells at home, minus mean of the six others.")
+        )
     if not np.isclose(mixed, 0.5):
-        return _hint("The columns may stand in another order than the rows (site-10!): find each model by name.")
-    return _hint("The columns global and best global are no site's model: keep to cross_site[cross_site.index].")
+        return not_yet("The columns may stand in another order than the rows (site-10!): find each model by name.")
+    return not_yet("The columns global and best global are no site's model: keep to cross_site[cross_site.index].")
 
 
 def _cross_sites() -> list[pd.DataFrame]:
@@ -247,29 +225,29 @@ _GAP_HINTS = {
 def smallest_loss(answer: object) -> Verdict:
     """05: a model selector that keeps the global model with the smallest loss?"""
     if answer is None:
-        return _open("put a model selector, made with its arguments, in answer.")
+        return open_task("put a model selector, made with its arguments, in answer.")
     metric = getattr(answer, "key_metric", None)
     if not isinstance(metric, str) or not hasattr(answer, "negate_key_metric"):
-        return _hint("That is no model selector: make one, IntimeModelSelector(...) with its arguments.")
+        return not_yet("That is no model selector: make one, IntimeModelSelector(...) with its arguments.")
     if metric in ("accuracy", "val_accuracy"):
         default = ", FLARE's default, which our learner does not report," if metric == "val_accuracy" else ""
-        return _hint(f"It looks at {metric!r}{default} and not at the loss: which argument names the metric?")
+        return not_yet(f"It looks at {metric!r}{default} and not at the loss: which argument names the metric?")
     if metric != "loss":
-        return _hint(f"The learner reports no {metric!r}: no best model would be kept, and no error would say so.")
+        return not_yet(f"The learner reports no {metric!r}: no best model would be kept, and no error would say so.")
     if answer.negate_key_metric is not True:
-        return _hint("It keeps the highest loss, the WORST model. Which argument turns the metric around?")
+        return not_yet("It keeps the highest loss, the WORST model. Which argument turns the metric around?")
     return Verdict(True, "The smallest loss wins: negated, it is the highest.")
 
 
 def requests(answer: Mapping[str, Sequence[str]] | None) -> Verdict:
     """07: the calls of a learner that answer each question of the Client API, in their order."""
     if answer is None:
-        return _open("fill in the three lists, and put the dict in answer.")
+        return open_task("fill in the three lists, and put the dict in answer.")
     if not (isinstance(answer, Mapping) and all(isinstance(answer.get(name), list | tuple) for name in _CALLS)):
-        return _hint(f"answer must be a dict that has a list of calls for each of {', '.join(_CALLS)}.")
+        return not_yet(f"answer must be a dict that has a list of calls for each of {', '.join(_CALLS)}.")
     for name, (wanted, hint) in _CALLS.items():
         if (calls := ", ".join(map(str, answer[name]))) != wanted:
-            return _hint(f"{name}: {_CALL_HINTS.get(calls, hint)}")
+            return not_yet(f"{name}: {_CALL_HINTS.get(calls, hint)}")
     return Verdict(True, "The model that came in is scored before it is trained, and test images only report.")
 
 
@@ -287,18 +265,18 @@ _CALL_HINTS = {
 def too_far(answer: Callable[..., Sequence[str]] | None) -> Verdict:
     """09: the names of the arrays in which a number changed by more than a limit, or is none any more."""
     if answer is None:
-        return _open("write too_far(update, before, limit) and put its name, without brackets, in answer.")
+        return open_task("write too_far(update, before, limit) and put its name, without brackets, in answer.")
     before = {"conv": np.array([5.0, -5.0, 5.0, -5.0]), "bias": np.zeros(2)}
     try:
         for conv, bias, names, hint in _MOVES:
             update = {"conv": before["conv"] + conv, "bias": before["bias"] + bias}
             made = answer(update, before, 1.0)
             if not isinstance(made, list | tuple | set):
-                return _hint(f"It returns {made!r:.40}: return a list of names, an empty one where all is well.")
+                return not_yet(f"It returns {made!r:.40}: return a list of names, an empty one where all is well.")
             if sorted(made) != names:
-                return _hint(hint)
+                return not_yet(hint)
     except Exception as error:
-        return _failed(error, "It gets two dicts of arrays, by the same names, and a number.")
+        return failed(error, "It gets two dicts of arrays, by the same names, and a number.")
     return Verdict(True, "NaN is not above a limit, and not below it either: you ask the right way round.")
 
 

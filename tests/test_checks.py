@@ -44,6 +44,19 @@ def asked(**other: list[str]) -> str:
     return repr({f"is_{request}": calls for request, calls in (right | other).items()})
 
 
+def joining(site: str = "", researcher: str = "", more: str = "") -> str:
+    """10: the right two participants, with other entries or one more, as an expression."""
+    ours = "'org': 'hospital_c'"
+    one = f"{{'name': 'site-3', 'type': 'client', {ours}, {site}}}"
+    two = f"{{'name': 'researcher@hospital-c.org', 'type': 'admin', {ours}, 'role': 'lead', {researcher}}}"
+    return f"[{one}, {two}, {more}]"
+
+
+def by_seed(gain: str) -> str:
+    """08: a function of a frame f and two models a and b; t is the frame with a row a seed, a column a model."""
+    return f"lambda f, a, b: (lambda t: {gain})(f.pivot(index='seed', columns='model', values='accuracy'))"
+
+
 # By notebook: what a reader might answer (an expression, or code that sets `answer`), and a word of the hint to it.
 WRONG: dict[str, list[tuple[str, str]]] = {
     "00_see_a_federation": [
@@ -127,6 +140,19 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("['load_params']", "must be a dict"),
         ("{'is_train': ['load_params', 'local_validate valid', 'train']}", "list of calls for each"),
     ],
+    "08_train_when_sites_differ": [
+        (by_seed("(f[f.model == a].accuracy.to_numpy() - f[f.model == b].accuracy.to_numpy()).min()"), "one order"),
+        (by_seed("(f[f.model == a].accuracy - f[f.model == b].accuracy).min()"), "the index of both"),
+        (by_seed("t[a].min() - t[b].max()"), "the best of the other"),
+        (by_seed("t[a].min() - t[b].min()"), "the smallest accuracies"),
+        (by_seed("(t[a] - t[b]).mean()"), "the mean of the gains"),
+        (by_seed("(t[a] - t[b]).max()"), "the largest of the gains"),
+        (by_seed("(t[b] - t[a]).min()"), "The sign"),
+        (by_seed("(t[a] - t[b]).abs().min()"), "no absolute value"),
+        (by_seed("100 * (t[a] - t[b]).min()"), "no factor of 100"),
+        (by_seed("t[a] - t[b]"), "TypeError"),
+        (by_seed("(t[a] > t[b]).all()"), "For each seed subtract"),
+    ],
     "09_break_the_federation": [
         ("lambda u, b, limit: [k for k in u if np.abs(u[k]).max() > limit]", "not at the weights"),
         ("lambda u, b, limit: [k for k in u if np.linalg.norm(u[k] - b[k]) > limit]", "no norm"),
@@ -136,6 +162,19 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("lambda u, b, limit: [k for k in u if not np.abs(u[k] - b[k]).max() <= limit][:1]", "name each of them"),
         ("lambda u, b, limit: any(np.abs(u[k] - b[k]).max() > limit for k in u)", "return a list of names"),
         ("lambda u, b, limit: [k for k in u if np.abs(u - b).max() > limit]", "TypeError"),
+    ],
+    "10_move_to_real_sites": [
+        ("{'name': 'site-3'}", "a list of dicts"),
+        ("[{'name': 'site-3', 'type': 'client', 'org': 'hospital_c'}]", "researcher@hospital-c.org must get a kit"),
+        (joining(more="{'name': 'site-1', 'type': 'client', 'org': 'hospital_a'}"), "Only the two newcomers"),
+        (joining(site="'type': 'site'"), "FLARE's word"),
+        (joining(researcher="'type': 'client'"), "of the type admin"),
+        (joining(site="'org': 'hospital-c'"), "letters, digits and _"),
+        (joining(researcher="'org': 'coordinator'"), "Both belong to"),
+        (joining(site="'role': 'lead'"), "A site has no role"),
+        (joining(researcher="'role': 'project_admin'"), "more than was asked"),
+        (joining(researcher="'role': 'member'"), "row submit_job"),
+        (joining(researcher="'role': 'boss'"), "no role"),
     ],
 }
 ODD = ("-1.5", "float('nan')", "'nonsense'", "[]", "{}", "print", "object()", "lambda *given: 1 / 0")

@@ -17,6 +17,7 @@ from PIL import Image
 from tutorial_utils import plots
 from tutorial_utils.settings import TutorialError
 
+SPLITS = ["IID", "alpha 0.5", "alpha 0.1"]
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -55,6 +56,19 @@ def seed_table(seeds: int, epochs: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def split_table() -> pd.DataFrame:
+    """Two models on three splits, three seeds, four rounds; the splits in an order that no sorting gives."""
+    rows = [
+        {"split": split, "model": model, "seed": seed, "round": n, "accuracy": 0.4 - 0.1 * k + 0.01 * seed}
+        | {"drift": (1 + k) * n + 0.1 * seed, "less": 0.5 * (1 + k) * n}
+        for model in ("federated", "alone")
+        for k, split in enumerate(SPLITS)
+        for seed in range(3)
+        for n in range(1, 5)
+    ]
+    return pd.DataFrame(rows)
+
+
 def some_images(number: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(2)
     blocks = rng.integers(0, 256, (number, 3, 8, 8), dtype=np.uint8)
@@ -70,6 +84,7 @@ def every_figure(data: str, sites: int) -> dict[str, plots.TutorialFigure]:
         "images": plots.images(images, labels, CLASSES, data),
         "labels": plots.labels_by_site(counts, data),
         "two labels": plots.labels_by_site({"IID": counts, "Dirichlet": counts}, data),
+        "three labels": plots.labels_by_site(dict.fromkeys(SPLITS, counts), data),
         "rounds": plots.learning_curves(round_table(sites), data, final=0.5512, test_images=10000),
         "training": plots.training_curves(epochs, data),
         "cross-site": plots.cross_site_heatmap(cross_site_table(sites), data, 10000),
@@ -77,6 +92,9 @@ def every_figure(data: str, sites: int) -> dict[str, plots.TutorialFigure]:
         "bars": plots.compare(seed_table(3), data, 10000),
         "one seed": plots.compare(seed_table(1), data, 10000),
         "by epoch": plots.compare(seed_table(3, epochs=4), data, 10000),
+        "by split": plots.compare(split_table(), data, 10000, x="split"),
+        "two matrices": plots.cross_site_heatmap(dict.fromkeys(SPLITS[::2], cross_site_table(sites)), data, 10000),
+        "drift": plots.drift(split_table(), data, {"drift": "all weights", "less": "the last biases"}),
     }
 
 
@@ -276,6 +294,40 @@ def test_compare_by_epoch_draws_a_line_and_a_band_a_model() -> None:
     assert axes.get_xlabel() == "epochs"
     renamed = seed_table(1, epochs=4).rename(columns={"epochs": "passes"})
     assert len(plots.compare(renamed, "CIFAR-10", 10000, x="passes").axes[0].lines) == 4
+
+
+def test_compare_by_words_keeps_their_order() -> None:
+    axes = plots.compare(split_table(), "CIFAR-10", 10000, x="split").axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels() if tick.get_text()] == SPLITS
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.41, 0.31, 0.21])
+    other = plots.compare(split_table(), "CIFAR-10", 5000, x="split", of="validation images").axes[0]
+    assert other.get_ylabel().replace("\n", " ") == "accuracy on the 5,000 validation images, %"
+
+
+def test_two_matrices_stand_side_by_side_at_one_scale() -> None:
+    table = cross_site_table(3)
+    figure = plots.cross_site_heatmap({"IID": table, "alpha 0.1": table / 2}, "CIFAR-10", 10000)
+    left, right = figure.axes
+    assert (left.get_title(), right.get_title()) == ("IID", "alpha 0.1")
+    assert {image.norm.vmax for axes in (left, right) for image in axes.images} == {table.to_numpy().max()}
+    assert [len(axes.patches) for axes in (left, right)] == [3, 3]
+    means = table["global"].mean()
+    assert f"IID: global {means:.0%}" in figure.alt and f"alpha 0.1: global {means / 2:.0%}" in figure.alt
+
+
+def test_drift_draws_a_line_and_a_band_a_split_in_each_panel() -> None:
+    table = split_table().query("model == 'federated'")
+    figure = plots.drift(table, "CIFAR-10", {"drift": "all weights", "less": "the last biases"})
+    left, right = figure.axes
+    assert [line.get_label() for line in left.lines] == SPLITS
+    np.testing.assert_allclose(left.lines[1].get_ydata(), [2.1, 4.1, 6.1, 8.1])
+    band = left.collections[1].get_paths()[0].vertices
+    assert band[band[:, 0] == 4][:, 1].max() == pytest.approx(8.2)
+    np.testing.assert_allclose(right.lines[2].get_ydata(), [1.5, 3, 4.5, 6])
+    assert right.get_title() == "the last biases"
+    assert "all weights, alpha 0.5: from 2.10 to 8.10." in figure.alt
+    with pytest.raises(TutorialError, match="no column drift"):
+        plots.drift(table.drop(columns="drift"), "CIFAR-10", {"drift": "all weights"})
 
 
 def test_a_table_that_cannot_be_drawn_gets_a_plain_sentence() -> None:

@@ -71,6 +71,14 @@ def _accuracy_by(axes: Axes, steps: str, of: str) -> None:
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)
 
 
+def _band(axes: Axes, by_x: pd.core.groupby.SeriesGroupBy, n: int, label: str) -> pd.DataFrame:
+    """The mean as the n-th line, lowest to highest as its band; these three are returned."""
+    spread = by_x.agg(["mean", "min", "max"])
+    axes.plot(spread["mean"], label=label, markersize=4, **_line(n))
+    axes.fill_between(spread.index, spread["min"], spread["max"], color=PALETTE[n % 4], alpha=0.2)
+    return spread
+
+
 def _shade(axes: Axes, values: np.ndarray, left: float = 0, top: float = 1) -> None:
     """Shares as cells with their % inside, the first column at x = `left`; the share `top` is the darkest."""
     edges = (left - 0.5, left + values.shape[1] - 0.5, len(values) - 0.5, -0.5)
@@ -81,7 +89,7 @@ def _shade(axes: Axes, values: np.ndarray, left: float = 0, top: float = 1) -> N
 
 
 def _name_cells(axes: Axes, x: Sequence[float], columns: Sequence[str], rows: Sequence[str]) -> None:
-    crowded = max(map(len, " ".join(map(str, columns)).split())) * len(columns) * len(axes.figure.axes) > 80
+    crowded = max(map(len, "\n".join(columns).split("\n"))) * len(columns) * len(axes.figure.axes) > 80
     slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     axes.set_xticks(x, columns, **slant)
     axes.set_yticks(range(len(rows)), rows)
@@ -120,8 +128,7 @@ def labels_by_site(counts: pd.DataFrame | Mapping[str, pd.DataFrame], data: str)
     Several tables by name, {"IID": ..., "Dirichlet": ...}, are drawn side by side at one scale.
     """
     tables = dict(counts) if isinstance(counts, Mapping) else {"": counts}
-    everyone = pd.concat(tables.values())
-    _need(everyone)
+    _need(everyone := pd.concat(tables.values()))
     height, title = 1 + 0.26 * len(everyone.columns), f"{data}: training images of each class at each site"
     figure, panels = _figure(height, title, "", len(tables))
     most, roomy = everyone.to_numpy().max(), len(everyone) < 12
@@ -134,9 +141,10 @@ def labels_by_site(counts: pd.DataFrame | Mapping[str, pd.DataFrame], data: str)
         _name_cells(axes, range(len(sites)), sites, table.columns)
         axes.vlines(np.arange(len(sites)) - 0.45, -0.5, len(table.columns) - 0.5, PALETTE[0], linewidth=0.8)
         axes.tick_params(labelleft=axes is figure.axes[0])
-        axes.set(title=name, xlabel=label)
+        axes.set(title=name, xlabel=label if roomy else "")
         held = [f"{at}: {n.sum():,} images, {n.max():,} of them {n.idxmax()}" for at, n in table.iterrows()]
         figure.alt += f"{name} {'; '.join(held)}. ".lstrip()
+    figure.supxlabel("" if roomy else label, fontsize=9)
     return figure
 
 
@@ -189,22 +197,33 @@ def training_curves(epochs: pd.DataFrame, data: str, of: str = "validation image
 
 
 @in_our_style
-def cross_site_heatmap(cross_site: pd.DataFrame, data: str, test_images: int) -> TutorialFigure:
-    """Accuracy (0..1) of each model (columns: global ones, the sites') on each site's test images (index)."""
-    _need(cross_site)
-    sites, split = list(cross_site.index), sum(model not in cross_site.index for model in cross_site)
-    models = sorted(cross_site, key=lambda model: model in sites)  # the global ones first, else as they come
-    values = cross_site[models].to_numpy(dtype=float)
-    alt = "; ".join(f"{model} {column.mean():.0%}" for model, column in cross_site[models].items())
+def cross_site_heatmap(
+    cross_site: pd.DataFrame | Mapping[str, pd.DataFrame], data: str, test_images: int
+) -> TutorialFigure:
+    """Accuracy (0..1) of each model (columns: global ones, the sites') on each site's test images (index).
+
+    Several matrices by name, {"IID": ..., "Dirichlet": ...}, are drawn side by side at one scale.
+    """
+    tables = dict(cross_site) if isinstance(cross_site, Mapping) else {"": cross_site}
+    _need(everyone := pd.concat(tables.values()))
     title = f"{data}: accuracy of each model at each site ({test_images:,} test images)"
-    figure, axes = _figure(1.5 + 0.32 * len(sites), title, f"Mean over the sites, by model: {alt}.")
-    x = [n + 0.25 * (n >= split > 0) for n in range(len(models))]  # a gap before the sites' models
-    for n, left in enumerate(x):
-        _shade(axes, values[:, n : n + 1], left, np.nanmax(values))
-    for left, site in zip(x[split:], models[split:], strict=True):
-        axes.bar(left, 0.92, 0.94, sites.index(site) - 0.46, fill=False, edgecolor=PALETTE[1], linewidth=2.5)
-    _name_cells(axes, x, models, sites)
-    axes.set(xlabel="whose model (boxed: a site's own model at home)", ylabel="whose test images")
+    height = 1.5 + 0.32 * max(map(len, tables.values())) + 0.6 * (len(tables) > 1)
+    figure, panels = _figure(height, title, "Mean over the sites, by model:", len(tables))
+    for axes, (name, table) in zip(np.atleast_1d(panels), tables.items(), strict=True):
+        sites, split = list(table.index), sum(model not in table.index for model in table)
+        models = sorted(table, key=lambda model: model in sites)  # the global ones first, else as they come
+        values = table[models].to_numpy(dtype=float)
+        x = [n + 0.25 * (n >= split > 0) for n in range(len(models))]  # a gap before the sites' models
+        for n, left in enumerate(x):
+            _shade(axes, values[:, n : n + 1], left, np.nanmax(everyone.to_numpy(dtype=float)))
+        for left, site in zip(x[split:], models[split:], strict=True):
+            axes.bar(left, 0.92, 0.94, sites.index(site) - 0.46, fill=False, edgecolor=PALETTE[1], linewidth=2.5)
+        _name_cells(axes, x, models, sites)
+        axes.set(title=name, xlabel=textwrap.fill("whose model (boxed: a site's own model at home)", 60 // len(tables)))
+        axes.tick_params(labelleft=axes is figure.axes[0])
+        means = [f"{model} {column.mean():.0%}" for model, column in table[models].items()]
+        figure.alt += f" {name}: {'; '.join(means)}.".replace(" : ", " ")
+    figure.axes[0].set_ylabel("whose test images")
     return figure
 
 
@@ -228,31 +247,52 @@ def confusion_matrix(
 
 
 @in_our_style
-def compare(frame: pd.DataFrame, data: str, test_images: int, x: str = "epochs") -> TutorialFigure:
+def compare(
+    frame: pd.DataFrame, data: str, test_images: int, x: str = "epochs", of: str = "test images"
+) -> TutorialFigure:
     """Models compared: mean over seeds as a bar, each seed as a dot. Columns model, seed, accuracy (0..1).
 
-    Where `frame` has a column `x` too: the mean by `x` as a line, lowest to highest as its band.
+    Where `frame` has a column `x` too: the mean by `x` as a line, lowest to highest as its band. Words in it keep
+    their order. `of` says what the accuracy was measured on, if not on test images.
     """
     _need(frame, "model", "seed", "accuracy")
     by_x, seeds = x in frame, frame["seed"].nunique()
     title = f"mean and spread of {seeds} seeds" if seeds > 1 else "1 seed"
     figure, axes = _figure(3.5, f"{data}: models compared, {title}", "")
     for n, (model, runs) in enumerate(frame.groupby("model", sort=False)):
-        spread = runs.groupby(x if by_x else "model")["accuracy"].agg(["mean", "min", "max"])
-        (mean, low, high), colour = spread.iloc[-1], PALETTE[n % 4]
-        if by_x:
-            axes.plot(spread["mean"], label=model, markersize=4, **_line(n))
-            axes.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.2)
-        else:
-            axes.bar(n, mean, 0.6, color=colour, alpha=0.6, hatch=HATCHES[n % 4], edgecolor="white")
+        words = by_x and not pd.api.types.is_numeric_dtype(frame[x])
+        grouped = runs.groupby(x if by_x else "model", sort=not words)["accuracy"]
+        spread = _band(axes, grouped, n, model) if by_x else grouped.agg(["mean", "min", "max"])
+        mean, low, high = spread.iloc[-1]
+        if not by_x:
+            axes.bar(n, mean, 0.6, color=PALETTE[n % 4], alpha=0.6, hatch=HATCHES[n % 4], edgecolor="white")
             beside = n + 0.08 * (np.arange(len(runs)) - (len(runs) - 1) / 2)
             axes.plot(beside, runs["accuracy"], "o", color="black", markersize=4)
             axes.text(n, high + 0.02, f"{mean:.1%}", ha="center", fontweight="bold")
         seen = f"from {spread['mean'].iloc[0]:.1%} to" if by_x else ""
         figure.alt += f"{model}: {seen} {mean:.1%}" + (f" ({low:.1%} to {high:.1%}). " if seeds > 1 else ". ")
-    _accuracy_by(axes, x if by_x else "", f"{test_images:,} test images")
+    _accuracy_by(axes, x if by_x else "", f"{test_images:,} {of}")
     if by_x:
         figure.legend(loc="outside lower center", ncols=4)
     else:
         axes.set_xticks(range(n + 1), [textwrap.fill(name, 14) for name in frame["model"].unique()])
+    return figure
+
+
+@in_our_style
+def drift(frame: pd.DataFrame, data: str, panels: Mapping[str, str]) -> TutorialFigure:
+    """How far the sites' models lie from their average, by round: a line for each split, with its spread.
+
+    Columns split, seed, round, and those of `panels`, {column: title}: a distance each, in the weights' own unit.
+    """
+    _need(frame, "split", "seed", "round", *panels)
+    figure, several = _figure(3.3, f"{data}: how far the sites' models lie from their average", "", len(panels))
+    for axes, (column, name) in zip(np.atleast_1d(several), panels.items(), strict=True):
+        for n, (split, runs) in enumerate(frame.groupby("split", sort=False)):
+            mean = _band(axes, runs.groupby("round")[column], n, split)["mean"]
+            figure.alt += f"{name}, {split}: from {mean.iloc[0]:.2f} to {mean.iloc[-1]:.2f}. "
+        axes.set(title=name, xlabel="round", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.axes[0].set_ylabel("distance")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

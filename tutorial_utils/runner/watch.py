@@ -31,6 +31,8 @@ END_SECONDS = 20.0  # for what FLARE does after the last workflow, where the sit
 PLAIN_PATH = re.compile(r"[A-Za-z0-9_./+@,=~-]+")
 FLARE_CODES = (0, 2)  # that its simulator ends with by itself; they prove nothing
 FLARE_SETTINGS = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "0", "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "1"}
+# FLARE has dozens of threads, and glibc gives them heaps of their own: with one for all a site takes 20 to 35 MB less.
+MEMORY_SETTINGS = {"MALLOC_ARENA_MAX": "1"}
 
 
 def run_simulator(
@@ -108,7 +110,7 @@ def _kept(command: list[str], token: str, folder: Path, log: object) -> Iterator
     process = subprocess.Popen(
         keep,
         cwd=folder,
-        env=os.environ | FLARE_SETTINGS,
+        env=os.environ | FLARE_SETTINGS | MEMORY_SETTINGS,
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
