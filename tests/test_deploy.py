@@ -100,6 +100,14 @@ def test_a_site_without_data_is_refused_and_nothing_is_left(sites: list[Path], t
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_flare_would_split_is_refused(sites: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(DeploymentError, match="name another folder with runs="):
+        deploy.provision(PROJECT, sites, runs=tmp_path / "my runs")
+    with pytest.raises(DeploymentError, match="name another folder with runs="):
+        deploy.run_in_poc(running_job(), PROJECT, sites, runs=tmp_path / "my runs")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_nvflare_provision_refuses_is_said(sites: list[Path], tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yml"
     wrong.write_text(PROJECT.read_text().replace("hospital_a", "hospital-a"))
@@ -187,7 +195,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("deployed runs")
+    return tmp_path_factory.mktemp("deployed")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tutorial_utils.deployment.federation import DeployedRunError, Federation
-from tutorial_utils.deployment.kits import DeploymentError, give_data, make_kits
+from tutorial_utils.deployment.kits import DeploymentError, check_path, give_data, make_kits
 from tutorial_utils.deployment.local import LocalFederation
 from tutorial_utils.deployment.poc import run_in_poc
 from tutorial_utils.simulate import fresh_folder
@@ -38,6 +38,7 @@ def provision(
 
     Raises: DeploymentError for a project or data that cannot work.
     """
+    check_path(Path(runs).resolve())
     folder = fresh_folder(Path(runs).resolve(), name or Path(project).stem)
     try:
         kits = make_kits(Path(project), folder)

@@ -2,8 +2,8 @@
 
     CIFAR10_SOURCE=FOLDER python tests/benchmarks/niid.py
 
-Both splits train at once, a process each: 4 to 6 minutes on two cores. The federation is the hand-made one, whose bits
-the job's equal. `--rounds 50 --epochs 10` is NIID-Bench's own budget, an hour and a half or so.
+Both splits train at once, a process each: 3 to 5 minutes on two cores. The federation is the hand-made one, whose bits
+the job's equal. `--rounds 50 --epochs 10` is NIID-Bench's own budget, about an hour.
 """
 
 from __future__ import annotations

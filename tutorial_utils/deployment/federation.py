@@ -243,6 +243,6 @@ def _judge(run: Run, copy: JobFolder, status: str) -> None:
             lack = str(error)
         if lack is None and run.state.get("phase") == "ended":
             return  # whatever the status is: it is no COMPLETED where a site was lost on purpose
-    error = explain(run, failure, lack or f"it ended with {status}")
+    error = explain(run, failure, f"{lack or 'it did not come to its end'} (FLARE's status is {status})")
     lines = [line for line in str(error).splitlines() if "resume_from=" not in line]
     raise DeployedRunError("\n".join(lines), run, status) from None

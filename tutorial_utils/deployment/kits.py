@@ -16,6 +16,7 @@ import yaml
 from nvflare.lighter.utils import update_storage_locations
 
 from tutorial_utils.folder import reason
+from tutorial_utils.runner.watch import PLAIN_PATH
 from tutorial_utils.settings import TutorialError
 
 MACHINES = "machines"
@@ -41,6 +42,15 @@ class Kits:
     server: str
     admin: str
     sites: tuple[str, ...]
+
+
+def check_path(folder: Path) -> None:
+    """DeploymentError for a path that FLARE's commands would split."""
+    if not PLAIN_PATH.fullmatch(str(folder)):
+        raise DeploymentError(
+            f"FLARE starts its processes by commands that it splits at spaces, and {folder} has a space or the like: "
+            "name another folder with runs=."
+        )
 
 
 def free_port() -> int:

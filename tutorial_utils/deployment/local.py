@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -12,7 +11,6 @@ from tutorial_utils.deployment.federation import Federation
 from tutorial_utils.deployment.kits import DeploymentError, Kits
 from tutorial_utils.deployment.services import Kept, start_kit
 from tutorial_utils.results import Run
-from tutorial_utils.runner.watch import plain_paths
 
 START_SECONDS = 60.0
 # How soon FLARE itself gives up a site that the guard has found lost: a minute and a half is its default.
@@ -36,11 +34,9 @@ class LocalFederation(Federation):
         self.kits = kits
         self.data = data
         self._running: dict[str, Kept] = {}
-        self._paths = ExitStack()
 
     def start(self) -> LocalFederation:
         """Start the server, then the sites; return when the server says that all are connected."""
-        self._place, self._python = self._paths.enter_context(plain_paths(self.kits.folder))
         try:
             self._start(self.kits.server)
             self.admin.connect(START_SECONDS, lambda: self._why_ended(self.kits.server))
@@ -58,7 +54,6 @@ class LocalFederation(Federation):
         for name in [*self.kits.sites, self.kits.server]:
             if service := self._running.pop(name, None):
                 service.stop()
-        self._paths.close()
 
     def start_site(self, site: str) -> None:
         """Start a site, and wait until the server says that it is connected."""
@@ -98,7 +93,7 @@ class LocalFederation(Federation):
         if running and running.alive:
             return
         settings = {"SITE_DATA": str(self.data[name])} if name in self.data else SERVER_SETTINGS
-        self._running[name] = start_kit(self._place / name, settings, self._python)
+        self._running[name] = start_kit(self.kits.folder / name, settings)
 
     def _why_ended(self, name: str) -> str | None:
         if self._running[name].alive:

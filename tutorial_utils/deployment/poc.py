@@ -12,11 +12,10 @@ from nvflare.job_config.api import FedJob
 
 from tutorial_utils.deployment.admin import PlacedJob
 from tutorial_utils.deployment.federation import Federation, place
-from tutorial_utils.deployment.kits import DeploymentError, copy_project
+from tutorial_utils.deployment.kits import DeploymentError, check_path, copy_project
 from tutorial_utils.deployment.services import Kept
 from tutorial_utils.results import Run
 from tutorial_utils.runner import keeper
-from tutorial_utils.runner.watch import plain_paths
 from tutorial_utils.simulate import fresh_folder
 
 LOGIN_SECONDS = 60.0
@@ -42,23 +41,23 @@ def run_in_poc(
     from nvflare.recipe import PocEnv  # takes --export out of the command line of whoever imports it
 
     sites = [Path(folder).name for folder in data]
+    check_path(Path(runs).resolve())
     folder = fresh_folder(Path(runs).resolve(), name or (job.name if isinstance(job, FedJob) else Path(job).name))
     found, copy = copy_project(Path(project), folder, sites)
     admin = next(one["name"] for one in found["participants"] if one["type"] == "admin")
     placed = PlacedJob(place(job, folder / "submitted"))
     family = Kept([sys.executable, "-c", WAIT_FOR_EVER], folder / "console.txt")
     try:
-        with plain_paths(folder) as (plain, _):
-            settings = {"NVFLARE_POC_WORKSPACE": str(plain / "poc"), "SITE_DATA": str(Path(data[0]).resolve().parent)}
-            with _environment({**settings, keeper.MARK: family.token}), _printing_to(folder / "poc.log"):
-                login = {"login_timeout": LOGIN_SECONDS}
-                environment = PocEnv(num_clients=len(sites), project_conf_path=str(copy), username=admin, extra=login)
-                job_id = environment.deploy(placed)
-            federation = Federation(folder / "poc" / found["name"] / "prod_00" / admin, folder / "jobs").connect()
-            try:
-                return federation.watch(job_id, progress=progress)
-            finally:
-                federation.close()
+        settings = {"NVFLARE_POC_WORKSPACE": str(folder / "poc"), "SITE_DATA": str(Path(data[0]).resolve().parent)}
+        with _environment({**settings, keeper.MARK: family.token}), _printing_to(folder / "poc.log"):
+            login = {"login_timeout": LOGIN_SECONDS}
+            environment = PocEnv(num_clients=len(sites), project_conf_path=str(copy), username=admin, extra=login)
+            job_id = environment.deploy(placed)
+        federation = Federation(folder / "poc" / found["name"] / "prod_00" / admin, folder / "jobs").connect()
+        try:
+            return federation.watch(job_id, progress=progress)
+        finally:
+            federation.close()
     except RuntimeError as error:  # of PocEnv: it could not log in
         raise DeploymentError(f"FLARE's PocEnv gives up ({error}): see {folder}/poc.log.") from error
     finally:

@@ -19,18 +19,12 @@ class Kept:
         command: what to run.
         log: a file that gets what it prints.
         environment: variables beside those of this process.
-        python: the interpreter that python3 shall mean, as FLARE's scripts say; this one by default.
     """
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        log: Path,
-        environment: Mapping[str, str] | None = None,
-        python: str = sys.executable,
-    ) -> None:
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.token = secrets.token_hex(8)
-        path = f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        # FLARE's scripts say python3: let it be this one.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, keeper.__file__, self.token, *command],
@@ -53,6 +47,6 @@ class Kept:
         keeper.end_family(self.token)  # in case that the keeper itself was killed
 
 
-def start_kit(machine: Path, environment: Mapping[str, str], python: str = sys.executable) -> Kept:
+def start_kit(machine: Path, environment: Mapping[str, str]) -> Kept:
     """Start a server or a site from its startup kit."""
-    return Kept([str(machine / "startup" / "sub_start.sh"), "--once"], machine / "console.txt", environment, python)
+    return Kept([str(machine / "startup" / "sub_start.sh"), "--once"], machine / "console.txt", environment)
