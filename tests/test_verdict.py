@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tutorial_utils.results import ResultsError, Run
+from tutorial_utils.runner.guard import PROCESS_ENDED
 from tutorial_utils.runner.verdict import explain, find_lack, first_error
 from tutorial_utils.settings import FAST
 
@@ -118,3 +119,29 @@ def test_the_first_traceback_of_a_log_is_the_cause(copy: Run) -> None:
     (copy.workspace / "site-1" / "log.json").write_text(text)
     found = first_error(copy, "site-1")
     assert found == {"who": "site-1", "time": "2", "cause": "KeyError: 'lr'", "traceback": trace}
+
+
+def log_error(run: Run, site: str, message: str) -> None:
+    with (run.workspace / site / "log.json").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"asctime": "2026-01-01 00:00:00,000", "levelname": "ERROR", "message": message}) + "\n")
+
+
+@pytest.mark.parametrize("reason", ["it answered NOT_TODAY", "its update is wrong: it lacks fc3.bias"])
+def test_what_follows_from_the_end_of_a_run_is_not_its_cause(copy: Run, reason: str) -> None:
+    """A site that is busy when the server ends writes that its pipe is broken."""
+    log_error(copy, "site-2", "ClientTaskWorker run error: BrokenPipeError: [Errno 32] Broken pipe")
+    error = explain(copy, {"reason": reason, "site": "site-2", "task": "train"})
+    assert reason in str(error).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        (PROCESS_ENDED, "ConfigError: there is no such learner"),
+        ("it answered EXECUTION_EXCEPTION", "Traceback (most recent call last):\n  here\nValueError: the disk is full"),
+    ],
+)
+def test_the_sites_own_log_knows_more_than_the_server(copy: Run, reason: str, message: str) -> None:
+    log_error(copy, "site-2", message)
+    error = explain(copy, {"reason": reason, "site": "site-2", "task": "train"})
+    assert message.splitlines()[-1] in str(error).splitlines()[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tutorial_utils.results import Run
-from tutorial_utils.runner.guard import find_fault
+from tutorial_utils.runner.guard import PROCESS_ENDED, find_fault
 from tutorial_utils.settings import TutorialError
 
 
@@ -73,6 +73,8 @@ def explain(run: Run, failure: Mapping[str, Any] | None, lack: str | None = None
     failure = failure or {}
     site = failure.get("site")
     found = first_error(run, site) if site else {} if failure else _earliest_error(run)
+    if failure.get("reason") not in (None, PROCESS_ENDED) and "traceback" not in found:
+        found = {}  # the server knows the cause, and what the site wrote follows from the end of the run
     cause = found.get("cause") or failure.get("reason") or lack
     site = site or found.get("who")
     sentence = f"{site or 'The run'} failed{_when(run, site, failure.get('task'))}: {cause}"
