@@ -83,7 +83,7 @@ def test_a_site_is_called_when_the_next_round_begins(server: Server) -> None:
     assert waiting.is_alive(), "site-2 still works"
     server.fire(EventType.BEFORE_PROCESS_SUBMISSION, "site-2")
     server.start_round()
-    waiting.join(0.5)
+    waiting.join(5)
     assert not waiting.is_alive()
 
 
@@ -91,7 +91,7 @@ def test_a_site_without_an_answer_in_this_round_is_not_held(server: Server) -> N
     server.start_round("site-2")
     start = time.monotonic()
     assert server.call("site-1").get_return_code() == ReturnCode.OK
-    assert time.monotonic() - start < 0.05
+    assert time.monotonic() - start < pace.TURN_SECONDS / 2
 
 
 def test_where_all_have_answered_and_no_round_follows_nobody_waits_long(server: Server) -> None:
@@ -109,14 +109,14 @@ def test_no_site_is_held_outside_the_rounds(server: Server, event: str) -> None:
     server.fire(EventType.BEFORE_PROCESS_SUBMISSION, "site-1")
     waiting = ask(server, "site-1")
     server.fire(event)
-    waiting.join(0.5)
+    waiting.join(5)
     assert not waiting.is_alive()
     for site in ("site-1", "site-2"):  # cross-site evaluation: the next task is there while others work
         server.fire(EventType.AFTER_TASK_DATA_FILTER, site)
     server.fire(EventType.BEFORE_PROCESS_SUBMISSION, "site-1")
     start = time.monotonic()
     server.call("site-1")
-    assert time.monotonic() - start < 0.05
+    assert time.monotonic() - start < pace.TURN_SECONDS / 2
 
 
 def test_a_site_waits_a_moment_for_the_task_itself(server: Server) -> None:
@@ -125,7 +125,7 @@ def test_a_site_waits_a_moment_for_the_task_itself(server: Server) -> None:
     waiting = ask(server, "site-1")
     assert waiting.is_alive()
     server.tasks = 1
-    waiting.join(0.5)
+    waiting.join(5)
     assert not waiting.is_alive()
 
 
@@ -150,7 +150,7 @@ def test_the_check_period_that_a_job_names_is_the_one_in_force(server: Server) -
 def test_naps_are_short_and_the_simulator_uses_nothing_else_of_time() -> None:
     start = time.monotonic()
     nap(10)
-    assert time.monotonic() - start < 5 * NAP_SECONDS
+    assert NAP_SECONDS <= time.monotonic() - start < 2
     tree = ast.parse(Path(simulator_runner.__file__).read_text(encoding="utf-8"))
     used = {
         node.attr
