@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -19,8 +18,7 @@ from tutorial_utils.deployment.admin import Admin
 from tutorial_utils.deployment.kits import DeploymentError
 from tutorial_utils.results import ResultsError, Run
 from tutorial_utils.runner import guard
-from tutorial_utils.runner.guard import write_json
-from tutorial_utils.runner.job_folder import CLIENT_CONFIG, SERVER_CONFIG, JobFolder, place_job
+from tutorial_utils.runner.job_folder import JobFolder, place_job
 from tutorial_utils.runner.verdict import explain, find_lack
 from tutorial_utils.settings import TutorialError
 from tutorial_utils.simulate import fresh_folder
@@ -208,21 +206,9 @@ def place(job: FedJob | str | Path, folder: Path, min_sites: int | None = None) 
     copy = place_job(job, fresh_folder(folder, name))
     if min_sites is not None:
         copy.allow_loss(min_sites)
-    _add_pulse(copy, min_sites)
+    kinds = f"{pulse.__name__}.ServerPulse", f"{pulse.__name__}.SitePulse"
+    copy.add("guard", (kinds[0], {"min_sites": min_sites}), (kinds[1], {}), guard, pulse)
     return copy
-
-
-def _add_pulse(copy: JobFolder, min_sites: int | None) -> None:
-    """The guards of `tutorial_utils.deployment.pulse`, as the last components, and the files that they are in."""
-    for config, kind, args in ((SERVER_CONFIG, "Server", {"min_sites": min_sites}), (CLIENT_CONFIG, "Site", {})):
-        for path in copy.path.glob(f"*/config/{config}"):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            part = {"id": "guard", "path": f"{pulse.__name__}.{kind}Pulse", "args": args}
-            write_json(path, content | {"components": [*content.get("components", []), part]})
-            for source in (Path(guard.__file__), Path(pulse.__file__)):
-                place = path.parents[1] / "custom" / "tutorial_utils" / source.parent.name
-                place.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, place)
 
 
 def _names(details: list[str]) -> list[str]:

@@ -106,21 +106,22 @@ class JobFolder:
         site_settings = {}
         if checkpoint := server_settings.get("resume_from"):
             site_settings = {"resume_from": str(Path(checkpoint).parents[3])}
-        self._add(guard, "guard", (SERVER_GUARD, server_settings), (SITE_GUARD, site_settings))
+        self.add("guard", (SERVER_GUARD, server_settings), (SITE_GUARD, site_settings), guard)
 
     def add_pace(self) -> None:
         """The parts of `tutorial_utils.runner.pace`: a site is called when its next task is there."""
-        self._add(pace, "pace", (SERVER_PACE, {}), (SITE_PACE, {}))
+        self.add("pace", (SERVER_PACE, {}), (SITE_PACE, {}), pace)
 
-    def _add(self, module: ModuleType, name: str, *parts: tuple[str, dict[str, Any]]) -> None:
-        """A component to the server's apps and one to the sites', with the file that they are in."""
-        for config, (path, args) in zip((SERVER_CONFIG, CLIENT_CONFIG), parts, strict=True):
+    def add(self, name: str, server: tuple[str, dict], site: tuple[str, dict], *modules: ModuleType) -> None:
+        """A last component to the server's apps and one to the sites', each (class path, arguments), and their files."""
+        for config, (path, args) in ((SERVER_CONFIG, server), (CLIENT_CONFIG, site)):
             for file in self.path.glob(f"*/config/{config}"):
                 content = _read(file)
                 part = {"id": name, "path": path, "args": args}
                 content["components"] = [*content.pop("components", []), part]  # FLARE builds in the file's order
                 guard.write_json(file, content)
-                _ship(Path(module.__file__), file.parents[1] / "custom" / "tutorial_utils" / "runner")
+                for source in (Path(module.__file__) for module in modules):
+                    _ship(source, file.parents[1] / "custom" / "tutorial_utils" / source.parent.name)
 
     def allow_loss(self, min_sites: int) -> None:
         """Let FLARE go on while `min_sites` are alive; the workflow still waits for every site that is."""
