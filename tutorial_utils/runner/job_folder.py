@@ -113,7 +113,7 @@ class JobFolder:
         self.add("pace", (SERVER_PACE, {}), (SITE_PACE, {}), pace)
 
     def add(self, name: str, server: tuple[str, dict], site: tuple[str, dict], *modules: ModuleType) -> None:
-        """A last component to the server's apps and one to the sites', each (class path, arguments), and their files."""
+        """A last component to the server's apps and one to the sites': (class path, arguments), and their files."""
         for config, (path, args) in ((SERVER_CONFIG, server), (CLIENT_CONFIG, site)):
             for file in self.path.glob(f"*/config/{config}"):
                 content = _read(file)
