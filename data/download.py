@@ -11,7 +11,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # tutorial_utils lies one folder up
 
 from tutorial_utils.data import SPLITS, prepare
-from tutorial_utils.settings import TutorialError
+from tutorial_utils.errors import TutorialError
 
 
 def main() -> None:

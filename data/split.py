@@ -10,8 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tutorial_utils lies one folder up
 
 from tutorial_utils.data import SPLITS, read_dataset
+from tutorial_utils.errors import TutorialError
 from tutorial_utils.partition import ALPHA, count_labels, parse_alpha, split_dataset
-from tutorial_utils.settings import TutorialError
 
 
 def main() -> None:

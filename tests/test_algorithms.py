@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from faulty_scaffold import FaultyScaffoldLearner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
@@ -32,22 +31,22 @@ from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from torch.nn.functional import cross_entropy
 
 from dl.train import Net, load_data, make_loader
-from fl.aggregator import OrderedAggregator
-from fl.algorithms import ALGORITHMS
-from fl.fedavg import federated_averaging
-from fl.fedopt import DifferenceLearner, ServerOptimizer
-from fl.fedprox import FedProxLearner
+from faults.faulty_scaffold import FaultyScaffoldLearner
+from fl.by_hand import federated_averaging
 from fl.job import build_job
 from fl.model_learner import CIFAR10ModelLearner
-from fl.scaffold import CHANGE, CONTROLS, WEIGHTS, ScaffoldLearner
-from fl.steps import at_each_step
+from tutorial_utils._simulate.guard import ServerGuard
+from tutorial_utils.algorithms.aggregator import OrderedAggregator
+from tutorial_utils.algorithms.fedopt import DifferenceLearner, ServerOptimizer
+from tutorial_utils.algorithms.fedprox import FedProxLearner
+from tutorial_utils.algorithms.registry import ALGORITHMS
+from tutorial_utils.algorithms.scaffold import CHANGE, CONTROLS, WEIGHTS, ScaffoldLearner
+from tutorial_utils.algorithms.steps import at_each_step
 from tutorial_utils.data import Dataset
+from tutorial_utils.errors import SimulationError, TutorialError
 from tutorial_utils.learner import LearnerError, _place, round_seed, test_drive, to_numpy
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.results import Run, read_model, sha256
-from tutorial_utils.runner.guard import ServerGuard
-from tutorial_utils.runner.verdict import SimulationError
-from tutorial_utils.settings import TutorialError
 from tutorial_utils.simulate import simulate
 
 CODE = Path(__file__).parents[1] / "code"

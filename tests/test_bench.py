@@ -22,11 +22,11 @@ from measure import MARK, Outcome, markdown, ratios, run_measured, spread
 from phases import PHASES, draw, split_time
 from spec import Spec, round_seed
 
-from fl.fedavg import federated_averaging
+from fl.by_hand import federated_averaging
 from fl.job import build_job
 from tutorial_utils import learner
+from tutorial_utils.errors import TutorialError
 from tutorial_utils.results import sha256
-from tutorial_utils.settings import TutorialError
 
 
 def test_median_smallest_and_largest() -> None:

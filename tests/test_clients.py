@@ -33,13 +33,13 @@ from nvflare.job_config.api import FedJob
 from nvflare.recipe import SimEnv
 
 from dl.train import Net, evaluate, load_data
+from fl.by_hand import federated_averaging
 from fl.executor import CIFAR10Executor
-from fl.fedavg import federated_averaging
 from fl.job import CLIENTS, add_sites, build_job
 from fl.recipe import build_recipe
+from tutorial_utils.errors import TutorialError
 from tutorial_utils.learner import BestModel, LearnerError, to_numpy
 from tutorial_utils.results import Run, read_cross_site, read_model, sha256
-from tutorial_utils.settings import TutorialError
 from tutorial_utils.simulate import simulate
 
 ROOT = Path(__file__).parents[1]

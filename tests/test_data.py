@@ -30,7 +30,8 @@ from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10
 
 from tutorial_utils import data
-from tutorial_utils.data import SPLITS, DataError, Dataset, prepare, read_dataset, subset, write_dataset
+from tutorial_utils.data import SPLITS, Dataset, prepare, read_dataset, subset, write_dataset
+from tutorial_utils.errors import DataError
 from tutorial_utils.folder import FORMAT
 
 ROOT = Path(__file__).resolve().parents[1]

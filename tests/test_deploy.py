@@ -18,17 +18,18 @@ import psutil
 import pytest
 from nvflare.job_config.api import FedJob
 
+from faults.faulty_learner import FaultyLearner
 from fl.environments import PROJECT, describe, run_here, run_there
-from fl.faulty_learner import FaultyLearner
 from fl.job import build_job
 from tutorial_utils import deploy, plots
-from tutorial_utils.deploy import DeployedRunError, DeploymentError, LocalFederation
-from tutorial_utils.deployment.admin import PlacedJob
-from tutorial_utils.deployment.federation import place
-from tutorial_utils.deployment.kits import free_port, read_project
-from tutorial_utils.deployment.services import Kept
+from tutorial_utils._deploy.admin import PlacedJob
+from tutorial_utils._deploy.federation import place
+from tutorial_utils._deploy.kits import free_port, read_project
+from tutorial_utils._deploy.services import Kept
+from tutorial_utils._simulate import keeper
+from tutorial_utils.deploy import LocalFederation
+from tutorial_utils.errors import DeployedRunError, DeploymentError
 from tutorial_utils.results import Run, sha256
-from tutorial_utils.runner import keeper
 from tutorial_utils.simulate import simulate
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(1e9)"]
@@ -144,7 +145,7 @@ def test_a_job_is_sent_with_its_guard_and_the_callers_is_left_alone(tmp_path: Pa
     assert json.loads((sent / "meta.json").read_text())["min_clients"] == 1
     for config, kind in (("server", "ServerPulse"), ("client", "SitePulse")):
         parts = json.loads((sent / f"app/config/config_fed_{config}.json").read_text())["components"]
-        assert parts[-1]["path"] == f"tutorial_utils.deployment.pulse.{kind}"
+        assert parts[-1]["path"] == f"tutorial_utils._deploy.pulse.{kind}"
     shipped = sent / "app/custom/tutorial_utils"
     assert (shipped / "deployment/pulse.py").is_file() and (shipped / "runner/guard.py").is_file()
     job.export_job(str(tmp_path / "again"))
@@ -161,7 +162,7 @@ def test_a_family_ends_with_stop(tmp_path: Path) -> None:
 
 def test_a_family_ends_with_a_kernel_that_is_killed(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from tutorial_utils.deployment.services import Kept;"
+        "import sys, time; from pathlib import Path; from tutorial_utils._deploy.services import Kept;"
         f"print(Kept({SLEEP!r}, Path({str(tmp_path / 'log.txt')!r})).token, flush=True); time.sleep(1e9)"
     )
     kernel = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

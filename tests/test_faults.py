@@ -15,18 +15,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-from faulty_learners import UnbuildableLearner
 from nvflare.app_common.abstract.model_learner import ModelLearner
 from nvflare.app_common.executors.model_learner_executor import ModelLearnerExecutor
 from nvflare.job_config.api import FedJob
-from unimportable_learner import UnimportableLearner
 
-from fl.faulty_learner import FaultyLearner
-from fl.fedavg import federated_averaging
+from faults.faulty_learner import FaultyLearner
+from faults.faulty_learners import UnbuildableLearner
+from faults.unimportable_learner import UnimportableLearner
+from fl.by_hand import federated_averaging
 from fl.job import add_server, build_job
 from tutorial_utils import learner as shipped
+from tutorial_utils.errors import SimulationError
 from tutorial_utils.results import Run, sha256
-from tutorial_utils.runner.verdict import SimulationError
 from tutorial_utils.simulate import simulate
 
 pytestmark = pytest.mark.slow

@@ -29,10 +29,10 @@ from hypothesis import strategies as st
 from nvflare.app_opt.pt.model_persistence_format_manager import PTModelPersistenceFormatManager
 
 from dl.train import load_data
-from tutorial_utils.folder import SPLITS, DataError, Dataset, read_dataset, write_dataset
-from tutorial_utils.partition import PartitionError, assign, draw_shares, parse_alpha, split_dataset
-from tutorial_utils.results import ResultsError, mean_by_round, read_bytes, read_cross_site, read_model, read_rounds
-from tutorial_utils.settings import TutorialError
+from tutorial_utils.errors import DataError, PartitionError, ResultsError, TutorialError
+from tutorial_utils.folder import SPLITS, Dataset, read_dataset, write_dataset
+from tutorial_utils.partition import assign, draw_shares, parse_alpha, split_dataset
+from tutorial_utils.results import mean_by_round, read_bytes, read_cross_site, read_model, read_rounds
 
 many = settings(max_examples=300, deadline=None, derandomize=True)
 some = settings(many, max_examples=100)

@@ -46,15 +46,15 @@ def test_what_ships_to_a_site_needs_only_torch_and_nvflare() -> None:
 
 
 def test_what_the_runner_adds_to_a_job_needs_nothing_of_ours() -> None:
-    assert foreign(ROOT / "tutorial_utils/runner/guard.py") == {"numpy", "psutil", "nvflare"}
-    assert foreign(ROOT / "tutorial_utils/runner/pace.py") == {"nvflare"}
-    assert foreign(ROOT / "tutorial_utils/deployment/pulse.py") == {"nvflare", "tutorial_utils"}
-    ours = {name for name in imported(ROOT / "tutorial_utils/deployment/pulse.py") if name.startswith("tutorial_utils")}
-    assert all(name.startswith("tutorial_utils.runner.guard.") for name in ours)
-    assert foreign(ROOT / "tutorial_utils/runner/keeper.py") == {"psutil"}, "it must be there at once"
+    assert foreign(ROOT / "tutorial_utils/_simulate/guard.py") == {"numpy", "psutil", "nvflare"}
+    assert foreign(ROOT / "tutorial_utils/_simulate/pace.py") == {"nvflare"}
+    assert foreign(ROOT / "tutorial_utils/_deploy/pulse.py") == {"nvflare", "tutorial_utils"}
+    ours = {name for name in imported(ROOT / "tutorial_utils/_deploy/pulse.py") if name.startswith("tutorial_utils")}
+    assert all(name.startswith("tutorial_utils._simulate.guard.") for name in ours)
+    assert foreign(ROOT / "tutorial_utils/_simulate/keeper.py") == {"psutil"}, "it must be there at once"
 
 
-@pytest.mark.parametrize("folder", ["tutorial_utils", "tutorial_utils/deployment", "tutorial_utils/runner"])
+@pytest.mark.parametrize("folder", ["tutorial_utils", "tutorial_utils/_deploy", "tutorial_utils/_simulate"])
 def test_package_init_imports_nothing(folder: str) -> None:
     assert not imported(ROOT / folder / "__init__.py")
 
@@ -70,7 +70,7 @@ def test_code_is_not_a_package() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "most"), [("tutorial_utils", 1500), ("tutorial_utils/runner", 1000), ("tutorial_utils/deployment", 750)]
+    ("folder", "most"), [("tutorial_utils", 1500), ("tutorial_utils/_simulate", 1000), ("tutorial_utils/_deploy", 750)]
 )
 def test_package_is_small(folder: str, most: int) -> None:
     """Small enough to take in, blank lines not counted; the runner's inner parts need not be."""

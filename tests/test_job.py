@@ -15,7 +15,7 @@ import pytest
 from pyhocon import ConfigFactory
 
 from dl.train import Net
-from fl.fedavg import federated_averaging
+from fl.by_hand import federated_averaging
 from fl.job import build_job
 from tutorial_utils.results import read_cross_site, read_model, sha256
 

@@ -14,7 +14,7 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.abstract.model_learner import ModelLearner
 
 from dl.train import Net, evaluate, load_data
-from fl.fedavg import federated_averaging
+from fl.by_hand import federated_averaging
 from fl.model_learner import CIFAR10ModelLearner
 from tutorial_utils.learner import LearnerError, PTModelLearner, _place, round_seed, test_drive, to_numpy
 from tutorial_utils.results import sha256

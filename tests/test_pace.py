@@ -20,9 +20,9 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 from nvflare.private.fed.app.simulator import simulator_runner
 
-from tutorial_utils.runner import pace
-from tutorial_utils.runner.pace import TOPIC, ServerPace
-from tutorial_utils.runner.start import NAP_SECONDS, nap
+from tutorial_utils._simulate import pace
+from tutorial_utils._simulate.pace import TOPIC, ServerPace
+from tutorial_utils._simulate.start import NAP_SECONDS, nap
 
 
 class Server:

@@ -15,16 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutorial_utils.data import SPLITS, DataError, Dataset, read_dataset, write_dataset
-from tutorial_utils.partition import (
-    PartitionError,
-    assign,
-    count_labels,
-    deal_labels,
-    draw_shares,
-    draw_sizes,
-    split_dataset,
-)
+from tutorial_utils.data import SPLITS, Dataset, read_dataset, write_dataset
+from tutorial_utils.errors import DataError, PartitionError
+from tutorial_utils.partition import assign, count_labels, deal_labels, draw_shares, draw_sizes, split_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 

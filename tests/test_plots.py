@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from tutorial_utils import plots
-from tutorial_utils.settings import TutorialError
+from tutorial_utils.errors import TutorialError
 
 SPLITS = ["IID", "alpha 0.5", "alpha 0.1"]
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -12,7 +12,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tutorial_utils import settings, show
-from tutorial_utils.settings import TutorialError
+from tutorial_utils.errors import TutorialError
 
 
 class Lamp:

@@ -16,14 +16,15 @@ from nvflare.job_config.api import FedJob
 from torch.utils.data import ConcatDataset
 
 from dl.train import Net, evaluate, load_data, make_loader, train
-from fl.fedavg import federated_averaging
+from fl.by_hand import federated_averaging
 from fl.job import add_server, build_job
-from fl.report import Report
+from tutorial_utils._simulate.job_folder import place_job
 from tutorial_utils.data import Dataset
+from tutorial_utils.errors import TutorialError
 from tutorial_utils.partition import split_dataset
+from tutorial_utils.report import Report
 from tutorial_utils.results import Run, mean_by_round, sha256
-from tutorial_utils.runner.job_folder import place_job
-from tutorial_utils.settings import FAST, TutorialError
+from tutorial_utils.settings import FAST
 from tutorial_utils.simulate import simulate
 
 

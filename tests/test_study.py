@@ -13,12 +13,12 @@ import numpy as np
 import psutil
 import pytest
 
-from fl.fedavg import federated_averaging
-from fl.report import score
-from fl.study import compare_splits, distance, drift, drift_of, federate, run_tasks, train_alone
+from fl.by_hand import federated_averaging
 from tutorial_utils.data import Dataset, prepare, subset
 from tutorial_utils.partition import split_dataset
+from tutorial_utils.report import score
 from tutorial_utils.results import sha256
+from tutorial_utils.study import compare_splits, distance, drift, drift_of, federate, run_tasks, train_alone
 
 HOW = {"batch_size": 8, "epochs": 1, "lr": 0.01, "momentum": 0.9}
 ROOT = Path(__file__).parents[1]
@@ -83,7 +83,7 @@ def test_what_a_task_raises_comes_back_and_ends_the_rest() -> None:
 PARENT = """
 import sys, time
 sys.path.insert(0, "code")
-from fl.study import run_tasks
+from tutorial_utils.study import run_tasks
 if __name__ == "__main__":
     run_tasks([(time.sleep, (60,), {})] * 2, 2)
 """

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tutorial_utils.results import ResultsError, Run
-from tutorial_utils.runner.guard import PROCESS_ENDED
-from tutorial_utils.runner.verdict import explain, find_lack, first_error
+from tutorial_utils._simulate.guard import PROCESS_ENDED
+from tutorial_utils._simulate.verdict import explain, find_lack, first_error
+from tutorial_utils.errors import ResultsError
+from tutorial_utils.results import Run
 from tutorial_utils.settings import FAST
 
 ROUNDS = range(FAST.rounds)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tutorial_utils.folder import SPLITS, DataError, Dataset, check_arrays, explained, read_dataset, write_dataset
+from tutorial_utils.errors import DataError, OfflineError
+from tutorial_utils.folder import SPLITS, Dataset, check_arrays, explained, read_dataset, write_dataset
 
 __all__ = ["SPLITS", "DataError", "Dataset", "prepare", "read_dataset", "subset", "write_dataset"]
 PATIENCE = 6.0  # seconds without a word from the server after which a download is given up
@@ -24,10 +25,6 @@ BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS_CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 log = logging.getLogger(__name__)
-
-
-class OfflineError(DataError):
-    """The official download cannot be reached."""
 
 
 def prepare(

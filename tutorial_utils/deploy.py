@@ -13,10 +13,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tutorial_utils.deployment.federation import DeployedRunError, Federation
-from tutorial_utils.deployment.kits import DeploymentError, check_path, give_data, make_kits
-from tutorial_utils.deployment.local import LocalFederation
-from tutorial_utils.deployment.poc import run_in_poc
+from tutorial_utils._deploy.federation import Federation
+from tutorial_utils._deploy.kits import check_path, give_data, make_kits
+from tutorial_utils._deploy.local import LocalFederation
+from tutorial_utils._deploy.poc import run_in_poc
+from tutorial_utils.errors import DeployedRunError, DeploymentError
 from tutorial_utils.simulate import fresh_folder
 
 __all__ = ["DeployedRunError", "DeploymentError", "Federation", "LocalFederation", "connect", "provision", "run_in_poc"]

@@ -17,16 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tutorial_utils.settings import TutorialError
+from tutorial_utils.errors import DataError, TutorialError
 
 SPLITS = ("train", "valid", "test")
 FORMAT = 1
 Arrays = tuple[np.ndarray, np.ndarray]
 PathLike = str | Path
-
-
-class DataError(TutorialError):
-    """The data cannot be had, read or written; the text says what to do."""
 
 
 @dataclass(frozen=True)

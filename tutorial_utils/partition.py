@@ -15,15 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tutorial_utils.errors import PartitionError, TutorialError
 from tutorial_utils.folder import FORMAT, SPLITS, Dataset, expand, explained, new_folder, read_dataset, write_dataset
-from tutorial_utils.settings import TutorialError
 
 TRIES = 1000
 ALPHA = 0.3
-
-
-class PartitionError(TutorialError):
-    """These sites cannot be made of these data; the text says why."""
 
 
 def parse_alpha(text: str) -> float | None:

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from tutorial_utils.errors import TutorialError
 from tutorial_utils.results import mean_by_round
-from tutorial_utils.settings import TutorialError
 
 # Okabe and Ito's blue, vermillion, bluish green and sky blue, two made darker: the four differ in grey too.
 PALETTE = ("#004C80", "#D55E00", "#008A64", "#56B4E9")

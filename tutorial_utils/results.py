@@ -16,18 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tutorial_utils._simulate.guard import FOLDER as GUARD_FOLDER
+from tutorial_utils.errors import ResultsError
 from tutorial_utils.folder import reason
-from tutorial_utils.runner.guard import FOLDER as GUARD_FOLDER
-from tutorial_utils.settings import TutorialError
 
 SERVER_MODELS = {"SRV_FL_global_model.pt": "global", "SRV_best_FL_global_model.pt": "best global"}
 MEBIBYTE = 2**20
 LARGE = sys.float_info.max
 T = TypeVar("T")
-
-
-class ResultsError(TutorialError):
-    """A run's file is missing or does not hold what it should."""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,6 @@ import os
 from dataclasses import dataclass, replace
 
 
-class TutorialError(Exception):
-    """A mistake that the reader can mend. Its text is one plain sentence that says how."""
-
-
 @dataclass(frozen=True)
 class Settings:
     """Everything that a run of the series can be told.

@@ -16,7 +16,7 @@ from html import escape
 from pathlib import Path
 from types import ModuleType
 
-from tutorial_utils.settings import TutorialError
+from tutorial_utils.errors import TutorialError
 
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = {".py": "python", ".json": "json", ".toml": "toml", ".yml": "yaml"}

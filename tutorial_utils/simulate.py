@@ -11,11 +11,11 @@ from pathlib import Path
 
 from nvflare.job_config.api import FedJob
 
-from tutorial_utils.results import ResultsError, Run
-from tutorial_utils.runner.job_folder import JobError, JobFolder, place_job
-from tutorial_utils.runner.verdict import SimulationError, explain, find_lack
-from tutorial_utils.runner.watch import run_simulator
-from tutorial_utils.settings import TutorialError
+from tutorial_utils._simulate.job_folder import JobFolder, place_job
+from tutorial_utils._simulate.verdict import explain, find_lack
+from tutorial_utils._simulate.watch import run_simulator
+from tutorial_utils.errors import JobError, ResultsError, SimulationError, TutorialError
+from tutorial_utils.results import Run
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def simulate(
 ) -> Run:
     """Run a job on this machine, one process a site, and return what it left behind.
 
-    The runner makes its own copy of the job and adds a guard (tutorial_utils.runner.guard) that checks every update
+    The runner makes its own copy of the job and adds a guard (tutorial_utils._simulate.guard) that checks every update
     before it is averaged. Every process ends with this call, however it ends.
 
     Args:

@@ -16,7 +16,7 @@ from nvflare.job_config.script_runner import ScriptRunner
 
 from fl.executor import CIFAR10Executor
 from fl.model_learner import CIFAR10ModelLearner
-from tutorial_utils.settings import TutorialError
+from tutorial_utils.errors import TutorialError
 
 CODE = Path(__file__).resolve().parents[1]
 TASKS = ["train", "validate", "submit_model"]  # what the server asks of a site

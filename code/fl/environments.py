@@ -6,8 +6,8 @@ from pathlib import Path
 
 from nvflare.job_config.api import FedJob
 
+from tutorial_utils.errors import TutorialError
 from tutorial_utils.results import Run
-from tutorial_utils.settings import TutorialError
 from tutorial_utils.simulate import simulate
 
 PROJECT = Path(__file__).with_name("project.yml")

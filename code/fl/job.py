@@ -32,16 +32,17 @@ from nvflare.app_opt.pt.job_config.model import PTModel
 from nvflare.job_config.api import FedJob
 
 from dl.train import Net
-from fl.aggregator import OrderedAggregator
-from fl.algorithms import ALGORITHMS, RANGES, choose
 from fl.clients import CLIENTS
 from fl.environments import ENVIRONMENTS, describe, run_here, run_there
-from fl.fedopt import ServerOptimizer
-from fl.report import Report, score
 from tutorial_utils import learner as shipped
+from tutorial_utils.algorithms.aggregator import OrderedAggregator
+from tutorial_utils.algorithms.fedopt import ServerOptimizer
+from tutorial_utils.algorithms.registry import ALGORITHMS, RANGES, choose
 from tutorial_utils.data import prepare, read_dataset
+from tutorial_utils.errors import TutorialError
 from tutorial_utils.partition import ALPHA, parse_alpha, split_dataset
-from tutorial_utils.settings import FULL, TutorialError, suited_to
+from tutorial_utils.report import Report, score
+from tutorial_utils.settings import FULL, suited_to
 
 
 def build_job(

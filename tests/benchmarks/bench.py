@@ -27,8 +27,8 @@ from measure import GB, MB, machine, markdown, say, spread
 from spec import Spec
 
 from tutorial_utils.data import SPLITS, Dataset, prepare, read_dataset, subset, write_dataset
+from tutorial_utils.errors import TutorialError
 from tutorial_utils.partition import parse_alpha, split_dataset
-from tutorial_utils.settings import TutorialError
 
 ROOT = HERE.parents[1]
 WITHOUT = {  # ours with one lever left out

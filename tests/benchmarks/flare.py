@@ -23,9 +23,9 @@ from nvflare.job_config.api import FedJob
 
 from fl.job import add_server, add_sites, build_job
 from tutorial_utils import learner as shipped
+from tutorial_utils._simulate import watch
+from tutorial_utils._simulate.job_folder import JobFolder
 from tutorial_utils.results import Run
-from tutorial_utils.runner import watch
-from tutorial_utils.runner.job_folder import JobFolder
 from tutorial_utils.simulate import simulate
 
 CODE = Path(sys.modules[add_sites.__module__].__file__).parents[1]

@@ -30,7 +30,7 @@ def to_numpy(net: Net) -> Params:
 
 
 def average(updates: Sequence[tuple[Params, int]]) -> Params:
-    """fl.fedavg.average, in FLARE's order of arithmetic, without its imports."""
+    """fl.by_hand.average, in FLARE's order of arithmetic, without its imports."""
     total = sum(steps for _, steps in updates)
     return {
         name: sum(params[name] * float(steps) for params, steps in updates) * (1.0 / total) for name in updates[0][0]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from tutorial_utils.runner import keeper
+from tutorial_utils._simulate import keeper
 
 MARK = "TUTORIAL_BENCH_RUN"  # every process of a contestant inherits this environment variable
 LOOK_SECONDS = 0.25

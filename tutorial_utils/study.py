@@ -1,4 +1,4 @@
-"""Studies: the training of fl/fedavg.py on several splits and seeds, a core for each training.
+"""Studies: the training of fl/by_hand.py on several splits and seeds, a core for each training.
 
 Every number is the one that the job would give: the same arithmetic, one thread, the same seeds.
 """
@@ -19,9 +19,9 @@ import torch
 from tqdm.auto import tqdm
 
 from dl.train import Net
-from fl.fedavg import Params, average, federated_averaging, train_locally
-from fl.report import score
+from fl.by_hand import Params, average, federated_averaging, train_locally
 from tutorial_utils.learner import round_seed, to_numpy
+from tutorial_utils.report import score
 from tutorial_utils.results import sha256
 
 Task = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -64,9 +64,7 @@ def federate(folders: Sequence[Path], rounds: int, *, seed: int, **how: float) -
     return rows
 
 
-def train_alone(
-    folder: Path, rounds: int, tests: Sequence[Path], *, epochs: int = 1, **how: float
-) -> float:
+def train_alone(folder: Path, rounds: int, tests: Sequence[Path], *, epochs: int = 1, **how: float) -> float:
     """Train on one folder for as many epochs as in so many rounds; the accuracy on all test images.
 
     It is a federation of one site and one round: the optimizer keeps its momentum throughout.
@@ -96,9 +94,7 @@ def compare_splits(
         every split, trained once a seed) have one, at the last round.
     """
     kinds = [(name, seed) for name in splits for seed in seeds]
-    tasks: list[Task] = [
-        (federate, (splits[name], rounds), how | {"seed": seed}) for name, seed in kinds
-    ]
+    tasks: list[Task] = [(federate, (splits[name], rounds), how | {"seed": seed}) for name, seed in kinds]
     tasks += [(train_alone, (pooled, rounds, [pooled]), how | {"seed": seed}) for seed in seeds]
     for name, seed in kinds:
         sites = splits[name]

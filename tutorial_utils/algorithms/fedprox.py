@@ -8,7 +8,7 @@ import copy
 from nvflare.app_opt.pt.fedproxloss import PTFedProxLoss
 
 from fl.model_learner import CIFAR10ModelLearner
-from fl.steps import at_each_step
+from tutorial_utils.algorithms.steps import at_each_step
 
 
 class FedProxLearner(CIFAR10ModelLearner):

@@ -15,18 +15,14 @@ from typing import Any
 import yaml
 from nvflare.lighter.utils import update_storage_locations
 
+from tutorial_utils._simulate.watch import PLAIN_PATH
+from tutorial_utils.errors import DeploymentError
 from tutorial_utils.folder import reason
-from tutorial_utils.runner.watch import PLAIN_PATH
-from tutorial_utils.settings import TutorialError
 
 MACHINES = "machines"
 HEARTBEAT_TIMEOUT = 30  # seconds until the server takes a site that is silent off its list; FLARE's own is 600
 
 NOT_THE_REASON = ("Project yaml", "Hint:", "Code:")  # what else `nvflare provision` prints when it refuses
-
-
-class DeploymentError(TutorialError):
-    """A federation that cannot be set up, started or asked. The text says what to do."""
 
 
 @dataclass(frozen=True)

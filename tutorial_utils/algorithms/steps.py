@@ -24,9 +24,7 @@ def at_each_step(
     """
     ours = {id(param) for param in net.parameters()}
 
-    def hook(
-        act: Callable[[], None], optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict
-    ) -> None:
+    def hook(act: Callable[[], None], optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         if any(id(param) in ours for group in optimizer.param_groups for param in group["params"]):
             act()
 

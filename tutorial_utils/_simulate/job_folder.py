@@ -16,23 +16,19 @@ from typing import Any
 from nvflare.fuel.utils.class_utils import load_class
 from nvflare.job_config.api import FedJob
 
-from tutorial_utils.runner import guard, pace
-from tutorial_utils.settings import TutorialError
+from tutorial_utils._simulate import guard, pace
+from tutorial_utils.errors import JobError
 
 SERVER_CONFIG = "config_fed_server.json"
 CLIENT_CONFIG = "config_fed_client.json"
 CHECKPOINT = "resume.pt"
-SERVER_GUARD = "tutorial_utils.runner.guard.ServerGuard"
-SITE_GUARD = "tutorial_utils.runner.guard.SiteGuard"
-SERVER_PACE = "tutorial_utils.runner.pace.ServerPace"
-SITE_PACE = "tutorial_utils.runner.pace.SitePace"
+SERVER_GUARD = "tutorial_utils._simulate.guard.ServerGuard"
+SITE_GUARD = "tutorial_utils._simulate.guard.SiteGuard"
+SERVER_PACE = "tutorial_utils._simulate.pace.ServerPace"
+SITE_PACE = "tutorial_utils._simulate.pace.SitePace"
 # FLARE parses the sources that it ships, and CPython's ast.parse fails now and then ("AST constructor recursion
 # depth mismatch") where two threads parse and a garbage collection hands over in the middle: one export at a time.
 ONE_EXPORT = threading.Lock()
-
-
-class JobError(TutorialError):
-    """A job that cannot be run as it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +98,14 @@ class JobFolder:
                 )
 
     def add_guard(self, **server_settings: object) -> None:
-        """The guards of `tutorial_utils.runner.guard`, as the last components, so that they see what all others did."""
+        """The guards of `tutorial_utils._simulate.guard`: the last components, so that they see what all others did."""
         site_settings = {}
         if checkpoint := server_settings.get("resume_from"):
             site_settings = {"resume_from": str(Path(checkpoint).parents[3])}
         self.add("guard", (SERVER_GUARD, server_settings), (SITE_GUARD, site_settings), guard)
 
     def add_pace(self) -> None:
-        """The parts of `tutorial_utils.runner.pace`: a site is called when its next task is there."""
+        """The parts of `tutorial_utils._simulate.pace`: a site is called when its next task is there."""
         self.add("pace", (SERVER_PACE, {}), (SITE_PACE, {}), pace)
 
     def add(self, name: str, server: tuple[str, dict], site: tuple[str, dict], *modules: ModuleType) -> None:

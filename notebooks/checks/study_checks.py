@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from verdict import Verdict, failed, not_yet, open_task
+from checks.verdict import Verdict, failed, not_yet, open_task
 
 
 def least_gain(answer: Callable[[pd.DataFrame, str, str], float] | None) -> Verdict:

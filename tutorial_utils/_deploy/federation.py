@@ -13,14 +13,13 @@ import pandas as pd
 from nvflare.job_config.api import FedJob
 from tqdm.auto import tqdm
 
-from tutorial_utils.deployment import pulse
-from tutorial_utils.deployment.admin import Admin
-from tutorial_utils.deployment.kits import DeploymentError
-from tutorial_utils.results import ResultsError, Run
-from tutorial_utils.runner import guard
-from tutorial_utils.runner.job_folder import JobFolder, place_job
-from tutorial_utils.runner.verdict import explain, find_lack
-from tutorial_utils.settings import TutorialError
+from tutorial_utils._deploy import pulse
+from tutorial_utils._deploy.admin import Admin
+from tutorial_utils._simulate import guard
+from tutorial_utils._simulate.job_folder import JobFolder, place_job
+from tutorial_utils._simulate.verdict import explain, find_lack
+from tutorial_utils.errors import DeployedRunError, DeploymentError, ResultsError
+from tutorial_utils.results import Run
 from tutorial_utils.simulate import fresh_folder
 
 logger = logging.getLogger(__name__)
@@ -30,20 +29,6 @@ LOGIN_SECONDS = 30.0
 SCHEDULE_SECONDS = 120.0  # FLARE's scheduler looks at a waiting job after 10, 20, 40 s again
 ABORT_SECONDS = 60.0
 ENDED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
-
-
-class DeployedRunError(TutorialError):
-    """A job that did not do all that was asked. The text names the site, the round and the cause.
-
-    Attributes:
-        run: what there is of it.
-        status: FLARE's word for how the job ended.
-    """
-
-    def __init__(self, message: str, run: Run, status: str) -> None:
-        super().__init__(message)
-        self.run = run
-        self.status = status
 
 
 class Federation:
@@ -81,7 +66,7 @@ class Federation:
     def submit(self, job: FedJob | str | Path, *, min_sites: int | None = None) -> str:
         """Hand a job, or the folder of an exported one, to the server; return the id that it gives the job.
 
-        What goes out is a copy with a guard (tutorial_utils.deployment.pulse), which checks every update, and asks
+        What goes out is a copy with a guard (tutorial_utils._deploy.pulse), which checks every update, and asks
         the sites whether they live.
 
         Args:

@@ -10,28 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tutorial_utils._simulate.guard import PROCESS_ENDED, find_fault
+from tutorial_utils.errors import SimulationError
 from tutorial_utils.results import Run
-from tutorial_utils.runner.guard import PROCESS_ENDED, find_fault
-from tutorial_utils.settings import TutorialError
-
-
-class SimulationError(TutorialError):
-    """A run that did not do all that was asked. The text names the site, the round and the cause, and ends with
-    the site's own traceback where it left one.
-
-    Attributes:
-        run: what there is of it; `simulate(job, resume_from=error)` goes on with it.
-        workspace: the simulator's workspace, kept for inspection.
-    """
-
-    def __init__(self, message: str, run: Run) -> None:
-        super().__init__(message)
-        self.run = run
-        self.workspace = run.workspace
-
-    def log(self, who: str = "server") -> str:
-        """The log of one site, or of the "server"."""
-        return self.run.log(who)
 
 
 def find_lack(run: Run, rounds: Sequence[int], evaluates: bool) -> str | None:

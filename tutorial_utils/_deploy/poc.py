@@ -10,12 +10,13 @@ from pathlib import Path
 
 from nvflare.job_config.api import FedJob
 
-from tutorial_utils.deployment.admin import PlacedJob
-from tutorial_utils.deployment.federation import Federation, place
-from tutorial_utils.deployment.kits import DeploymentError, check_path, copy_project
-from tutorial_utils.deployment.services import Kept
+from tutorial_utils._deploy.admin import PlacedJob
+from tutorial_utils._deploy.federation import Federation, place
+from tutorial_utils._deploy.kits import check_path, copy_project
+from tutorial_utils._deploy.services import Kept
+from tutorial_utils._simulate import keeper
+from tutorial_utils.errors import DeploymentError
 from tutorial_utils.results import Run
-from tutorial_utils.runner import keeper
 from tutorial_utils.simulate import fresh_folder
 
 LOGIN_SECONDS = 60.0

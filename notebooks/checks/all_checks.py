@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from verdict import Verdict, failed, not_yet, open_task
+from checks.verdict import Verdict, failed, not_yet, open_task
 
 if TYPE_CHECKING:
     from nvflare.app_common.abstract.fl_model import FLModel

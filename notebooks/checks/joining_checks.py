@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from verdict import Verdict, not_yet, open_task
+from checks.verdict import Verdict, not_yet, open_task
 
 SITE, RESEARCHER, ORG = "site-3", "researcher@hospital-c.org", "hospital_c"
 

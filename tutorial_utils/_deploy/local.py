@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from tutorial_utils.deployment.federation import Federation
-from tutorial_utils.deployment.kits import DeploymentError, Kits
-from tutorial_utils.deployment.services import Kept, start_kit
+from tutorial_utils._deploy.federation import Federation
+from tutorial_utils._deploy.kits import Kits
+from tutorial_utils._deploy.services import Kept, start_kit
+from tutorial_utils.errors import DeploymentError
 from tutorial_utils.results import Run
 
 START_SECONDS = 60.0

@@ -25,9 +25,9 @@ from nvflare.fuel.flare_api.api_spec import (
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from nvflare.job_config.api import FedJob
 
-from tutorial_utils.deployment.kits import DeploymentError
-from tutorial_utils.deployment.pulse import GROUP
-from tutorial_utils.runner.job_folder import JobFolder
+from tutorial_utils._deploy.pulse import GROUP
+from tutorial_utils._simulate.job_folder import JobFolder
+from tutorial_utils.errors import DeploymentError
 
 LOGIN_SECONDS = 10.0
 ASK_AGAIN_SECONDS = 0.3

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from nvflare.app_common.abstract.model_learner import ModelLearner
 
-from fl.fedopt import DifferenceLearner
-from fl.fedprox import FedProxLearner
 from fl.model_learner import CIFAR10ModelLearner
-from fl.scaffold import CHANGE, WEIGHTS, ScaffoldLearner
-from tutorial_utils.settings import TutorialError
+from tutorial_utils.algorithms.fedopt import DifferenceLearner
+from tutorial_utils.algorithms.fedprox import FedProxLearner
+from tutorial_utils.algorithms.scaffold import CHANGE, WEIGHTS, ScaffoldLearner
+from tutorial_utils.errors import TutorialError
 
 
 class Algorithm(NamedTuple):
@@ -49,9 +49,7 @@ def choose(algorithm: str, client: str, more: dict[str, Any]) -> dict[str, float
     Returns: these settings, completed by their defaults. TutorialError for what does not go together.
     """
     if algorithm not in ALGORITHMS:
-        raise TutorialError(
-            f"There is no algorithm {algorithm!r}: choose one of {', '.join(ALGORITHMS)}."
-        )
+        raise TutorialError(f"There is no algorithm {algorithm!r}: choose one of {', '.join(ALGORITHMS)}.")
     if algorithm != "fedavg" and client != "learner":
         raise TutorialError(f"{algorithm} is written for client='learner', not for {client!r}.")
     own = ALGORITHMS[algorithm].settings

@@ -71,9 +71,7 @@ class Report:
         """Draw the two figures and write report.json, all in the run's folder."""
         from tutorial_utils import plots  # matplotlib: half a second that a run need not wait for
 
-        curve = plots.learning_curves(
-            self.run.rounds, self.dataset, self.test_accuracy, self.test_images
-        )
+        curve = plots.learning_curves(self.run.rounds, self.dataset, self.test_accuracy, self.test_images)
         curve.savefig(self.figures["learning_curve"], dpi=150)
         heatmap = plots.cross_site_heatmap(self.run.cross_site, self.dataset, self.test_images)
         heatmap.savefig(self.figures["cross_site"], dpi=150)

@@ -17,7 +17,7 @@ from nvflare.app_common.app_constant import AlgorithmConstants, AppConstants
 from nvflare.app_opt.pt.scaffold import PTScaffoldHelper
 
 from fl.model_learner import CIFAR10ModelLearner
-from fl.steps import at_each_step
+from tutorial_utils.algorithms.steps import at_each_step
 from tutorial_utils.learner import LearnerError, save_safely
 
 WEIGHTS = AppConstants.MODEL_WEIGHTS

@@ -18,11 +18,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from tutorial_utils.results import ResultsError, Run, mean_by_round, read_rounds
-from tutorial_utils.runner import keeper
-from tutorial_utils.runner.guard import PROCESS_ENDED
-from tutorial_utils.runner.job_folder import JobFolder
-from tutorial_utils.runner.verdict import stack_of
+from tutorial_utils._simulate import keeper
+from tutorial_utils._simulate.guard import PROCESS_ENDED
+from tutorial_utils._simulate.job_folder import JobFolder
+from tutorial_utils._simulate.verdict import stack_of
+from tutorial_utils.errors import ResultsError
+from tutorial_utils.results import Run, mean_by_round, read_rounds
 
 START = Path(__file__).with_name("start.py")
 POLL_SECONDS = 0.1

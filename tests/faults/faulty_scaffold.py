@@ -6,7 +6,7 @@ import numpy as np
 from nvflare.apis.dxo import DataKind
 from nvflare.app_common.abstract.fl_model import FLModel
 
-from fl.scaffold import CHANGE, WEIGHTS, ScaffoldLearner
+from tutorial_utils.algorithms.scaffold import CHANGE, WEIGHTS, ScaffoldLearner
 
 
 class FaultyScaffoldLearner(ScaffoldLearner):

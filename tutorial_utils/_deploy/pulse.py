@@ -15,7 +15,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
-from tutorial_utils.runner.guard import ServerGuard, SiteGuard
+from tutorial_utils._simulate.guard import ServerGuard, SiteGuard
 
 TOPIC = "tutorial_utils.pulse"
 GROUP = "guard"  # under which it tells in show_stats

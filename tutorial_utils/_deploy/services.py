@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tutorial_utils.runner import keeper
+from tutorial_utils._simulate import keeper
 
 
 class Kept:
