@@ -1,11 +1,34 @@
 """An aggregator whose sums do not depend on which site was faster."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
 from nvflare.apis.fl_constant import ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.aggregators.intime_accumulate_model_aggregator import (
     InTimeAccumulateWeightedAggregator,
 )
+
+
+def settle(mean: np.ndarray, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of one entry of the sites' weights, as the model takes it.
+
+    What is equal at all sites stays as it is, to the bit: x * steps * (1 / steps) is x only to the last digits, and of
+    infinite values it is none. Whole numbers (a counter of BatchNorm) and truth values stay what they are, rounded.
+
+    Args:
+        mean: the weighted mean of `arrays`, of any type; float16 is to be summed in float32.
+        arrays: the entry of each site that counts, at least one, of one shape.
+    """
+    first = np.asarray(arrays[0])
+    kind = np.result_type(*arrays)
+    floats = kind.kind in "fc"
+    if all(np.array_equal(first, other, equal_nan=floats) for other in arrays[1:]):
+        return first
+    return np.asarray(mean if floats else np.rint(mean)).astype(kind, copy=False)
 
 
 class OrderedAggregator(InTimeAccumulateWeightedAggregator):
