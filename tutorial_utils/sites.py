@@ -24,7 +24,7 @@ def check_site_names(sites: int | Sequence[str]) -> tuple[str, ...]:
     if isinstance(sites, Integral) and not isinstance(sites, bool):
         if not 1 <= sites <= MOST:
             raise TutorialError(
-                f"sites is {str(sites):.20}: it must be a whole number from 1 to {MOST:,}, or a list of names."
+                f"sites is {sites!s:.20}: it must be a whole number from 1 to {MOST:,}, or a list of names."
             )
         return tuple(f"site-{number}" for number in range(1, int(sites) + 1))
     if isinstance(sites, str) or not isinstance(sites, Sequence) or not sites:
