@@ -1,33 +1,34 @@
-"""The federated half of a learner for any PyTorch script, and a way to drive a learner without a simulator.
+"""The federated half of a learner for any PyTorch script.
 
-This file ships with every job, so it imports torch and nvflare and nothing else of the package.
+This file ships with every job, so it imports torch, nvflare, and of the package only metric.py,
+values.py and keep.py, which ship with it.
 """
 
 from __future__ import annotations
 
-import tempfile
-import threading
+import inspect
+import math
+import os
+import random
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLMetaKey, ReturnCode
-from nvflare.apis.fl_context import FLContextManager
-from nvflare.apis.shareable import Shareable
-from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.abstract.model_learner import ModelLearner
 from nvflare.app_common.app_constant import AppConstants, ModelName, ValidateType
 from torch import nn
+from torch.utils.data import DataLoader
 
-
-class LearnerError(Exception):
-    """A learner was asked for something that it cannot do. The text says what to do instead."""
+from tutorial_utils.keep import BestModel, SiteState
+from tutorial_utils.metric import Metric
+from tutorial_utils.values import LearnerError, as_number, plain, to_numpy
 
 
 def round_seed(seed: int, site: str, round_number: int) -> int:
@@ -38,45 +39,63 @@ def round_seed(seed: int, site: str, round_number: int) -> int:
     return seed if round_number == 0 else zlib.crc32(f"{seed}/{site}/{round_number}".encode())
 
 
-def save_safely(value: object, path: Path) -> None:
-    """torch.save; a process that is killed while saving leaves the old file whole."""
-    half_written = path.with_suffix(".tmp")
-    torch.save(value, half_written)
-    half_written.replace(path)
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's random numbers alike: a script may draw from any of them."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
-class BestModel:
-    """The best model that a site has trained in this job. On disk: a process that FLARE starts anew goes on with it.
+class Watched:
+    """A loader that counts its batches, and ends when the site is asked to stop. All else is the loader's own."""
 
-    Args:
-        folder: the app's own folder at the site, where FLARE keeps the job (the learner's `app_root`).
-    """
+    def __init__(self, loader: DataLoader, learner: PTModelLearner) -> None:
+        self.loader = loader
+        self.learner = learner
 
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / "best_local_model.pt"
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            if self.learner.is_aborted():
+                return
+            self.learner._batches += 1
+            yield batch
 
-    def offer(self, score: float, round_number: int | None, params: Mapping[str, Any]) -> None:
-        """Keep these weights (tensors or arrays) if no earlier ones scored as high."""
-        if self.path.is_file() and self.load()["score"] >= score:
-            return
-        kept = {name: torch.as_tensor(value).cpu() for name, value in params.items()}
-        save_safely({"score": score, "round": round_number, "params": kept}, self.path)
+    def __len__(self) -> int:
+        return len(self.loader)
 
-    def load(self) -> dict[str, Any]:
-        """Its `score`, `round` and `params` (tensors). LearnerError before the first round."""
-        if not self.path.is_file():
-            raise LearnerError("This site has no best model yet: train at least one round first.")
-        return torch.load(self.path, weights_only=True)
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self.loader, name)
+
+
+class SiteAlgorithm(FLComponent):
+    """What an algorithm adds at a site. Federated Averaging adds nothing; tutorial_utils/algorithms has others."""
+
+    def receive(self, learner: PTModelLearner, params: dict[str, Any]) -> dict[str, Any]:
+        """The weights in what the server sent."""
+        return params
+
+    def train(self, learner: PTModelLearner) -> object:
+        """The learner's `local_train`, with what belongs around it."""
+        return learner.local_train()
+
+    def answer(self, learner: PTModelLearner, received: FLModel, result: FLModel) -> FLModel:
+        """What goes back to the server."""
+        return result
 
 
 class PTModelLearner(ModelLearner):
     """All of a learner that is not the script: FLARE calls it, it calls three methods of the subclass.
 
-    A subclass writes:
+    A subclass says `metric = Metric("auc")`: which number chooses models, and whether higher is better. It writes:
         initialize(): call super().initialize(), then set `self.net` and read the site's own data.
-        local_train() -> int: train `self.net` in place, asking `self.is_aborted()` between batches; return
-            the number of steps done.
-        local_validate(split) -> dict of metrics: score `self.net` on "valid" or "test"; `key_metric` is one.
+        local_train() -> int: train `self.net` in place, and return the steps done, or (steps, weight) where an update
+            shall not count by its steps in the average. Between batches either ask `self.is_aborted()`, or take
+            the batches from `self.watched(loader)`, which asks, and counts the steps: then nothing need be returned.
+        local_validate(split) -> dict of numbers: score `self.net` on "valid" or "test"; NaN where there is none.
+
+    It may say: `keep_local = ("norm.*", "head.*")`, names (or patterns) of weights that never leave the site;
+    `valid_split`, `test_split`, other names for the two. What it puts into `self.state` (numbers, texts, tensors, lists
+    and dicts of them) in local_train is there in the next round, in a new process and in a resumed run.
 
     Args:
         seed: where the random numbers of every site and round come from (see `round_seed`).
@@ -84,58 +103,74 @@ class PTModelLearner(ModelLearner):
             sites share one; raise it where a site has a machine for itself.
     """
 
-    key_metric = "accuracy"  # decides which local model is the best one; higher is better
+    metric: Metric | None = None
+    keep_local: tuple[str, ...] = ()
+    valid_split, test_split = "valid", "test"
 
     def __init__(self, seed: int = 0, threads: int = 1) -> None:
         super().__init__()
         self.seed = seed
         self.threads = threads
         self.net: nn.Module | None = None
+        self.state: dict[str, Any] = {}
+        self.algorithm = SiteAlgorithm()
+        self._batches = 0  # seen by watched loaders in this round
 
     def initialize(self) -> None:
         """Called by FLARE once in each process, before the first task."""
+        metric_of(self)
         torch.set_num_threads(self.threads)
+        self.algorithm = self.get_component("algorithm") or self.algorithm
         self.info(f"{self.site_name} starts on {self.threads} torch thread(s)")
 
-    def local_train(self) -> int:
+    def local_train(self) -> int | tuple[int, float] | None:
         raise NotImplementedError("write local_train() in your subclass: train self.net, return the steps.")
 
     def local_validate(self, split: str) -> dict[str, float]:
         raise NotImplementedError("write local_validate(split) in your subclass: return a dict of metrics.")
 
     def train(self, model: FLModel) -> FLModel | str:
-        """Start from the global model, train on the site's own images, return all weights and the steps."""
-        self.load_params(model.params)
-        torch.manual_seed(self.seed_of_round())
-        steps = self.local_train()
+        """Start from the global model, train on the site's own data, return all weights and the steps."""
+        self.load_params(self.algorithm.receive(self, model.params))
+        seed_everything(self.seed_of_round())
+        self._batches = 0
+        steps, weight = self._count(self.algorithm.train(self))
         if self.is_aborted():
             self.warning(f"stopped after {steps} steps")
             return ReturnCode.TASK_ABORTED
         self.keep_if_best()
+        self._remember()
         self.info(f"round {self.current_round}: {steps} steps")
-        meta = {FLMetaKey.NUM_STEPS_CURRENT_ROUND: steps}
-        return FLModel(params_type=ParamsType.FULL, params=self.params(), meta=meta)
+        meta = {FLMetaKey.NUM_STEPS_CURRENT_ROUND: weight, "steps": steps, "kept_local": self.local_names()}
+        result = FLModel(params_type=ParamsType.FULL, params=self._shared(self.params()), meta=meta)
+        return self.algorithm.answer(self, model, result)
 
     def validate(self, model: FLModel) -> FLModel:
         """Score a model: on "valid" to choose the best global one, on "test" in cross-site evaluation."""
         why = self.get_shareable_header(AppConstants.VALIDATE_TYPE)
-        self.load_params(model.params)
-        split = "valid" if why == ValidateType.BEFORE_TRAIN_VALIDATE else "test"
-        return FLModel(metrics=self.local_validate(split))
+        owner = self.get_shareable_header(AppConstants.MODEL_OWNER)
+        self.load_params(self.algorithm.receive(self, model.params), partly=owner is not None)
+        if owner == self.site_name:  # its own best model comes home: with what stayed here
+            self.net.load_state_dict(self._local(BestModel(self.app_root, self.metric).load()["params"]), strict=False)
+        split = self.valid_split if why == ValidateType.BEFORE_TRAIN_VALIDATE else self.test_split
+        return FLModel(metrics=self._score(split))
 
     def get_model(self, model_name: str) -> FLModel:
         """The best model that this site has trained in this job. It is what the other sites will score."""
         if model_name != ModelName.BEST_MODEL:
             raise LearnerError(f"There is no model named {model_name!r}: ask for {ModelName.BEST_MODEL!r}.")
-        best = BestModel(self.app_root).load()
-        meta = {"round": best["round"]}
-        return FLModel(params_type=ParamsType.FULL, params=to_numpy(best["params"]), meta=meta)
+        best = BestModel(self.app_root, self.metric).load()
+        meta = {"round": best["round"], "kept_local": self.local_names()}
+        return FLModel(params_type=ParamsType.FULL, params=to_numpy(self._shared(best["params"])), meta=meta)
 
     def configure(self, model: FLModel) -> None:
-        """Change settings while running: each name in `model.params` must be one that the constructor set."""
+        """Change settings while running: `model.params` names arguments of the constructor, each of its own kind."""
         for name, value in (model.params or {}).items():
-            if name not in vars(self):
+            if name not in settings_of(type(self)):
                 raise LearnerError(f"{type(self).__name__} has no setting {name!r}.")
+            now = getattr(self, name)
+            if type(value) is not type(now) and not (type(now) is float and type(value) is int):
+                raise LearnerError(f"{name} is {now!r}, and {value!r} is no {type(now).__name__}.")
             setattr(self, name, value)
             self.info(f"{name} is now {value}")
 
@@ -148,142 +183,106 @@ class PTModelLearner(ModelLearner):
         self.net = None
         self.info("is done")
 
+    def site_folder(self, data: str) -> Path:
+        """`data`/name-of-this-site; an environment variable in it ("$SITE_DATA") and ~ mean what they mean here."""
+        return Path(os.path.expandvars(data)).expanduser() / self.site_name
+
+    def watched(self, loader: DataLoader) -> Watched:
+        """The loader, counted and stopped: for a script that cannot be asked to return its steps, or to stop."""
+        return Watched(loader, self)
+
     def seed_of_round(self) -> int:
         return round_seed(self.seed, self.site_name, self.current_round or 0)
 
     def params(self) -> dict[str, np.ndarray]:
         return to_numpy(self.net.state_dict())
 
-    def load_params(self, params: Mapping[str, np.ndarray]) -> None:
-        self.net.load_state_dict({name: torch.as_tensor(value) for name, value in params.items()})
+    def load_params(self, params: Mapping[str, Any], partly: bool = False) -> None:
+        """Put weights that came into the net, beside those that stay here. `partly`: others may be missing as well."""
+        own = self.net.state_dict()
+        came = {name: torch.as_tensor(value) for name, value in self._shared(params).items()}
+        if strange := sorted(came.keys() - own.keys()):
+            raise LearnerError(f"The model that came has {strange[0]}, which this net has not: is it another net?")
+        if not partly and (lack := sorted(self._shared(own).keys() - came.keys())):
+            raise LearnerError(f"The model that came lacks {lack[0]}, which this net has: is it another net?")
+        if (kept := SiteState(self.app_root).load(before=self.current_round)) is not None:
+            self.state, own = kept["state"], own | kept["local"]
+        self.net.load_state_dict(own | came)
 
-    def best_path(self) -> Path:
-        return BestModel(self.app_root).path
+    def local_names(self) -> list[str]:
+        """The entries of the state dict that `keep_local` names."""
+        names = list(self.net.state_dict())
+        for pattern in self.keep_local:
+            if not any(fnmatch(name, pattern) for name in names):
+                raise LearnerError(f"keep_local names {pattern!r}, and the net has only {', '.join(names)}.")
+        return [name for name in names if any(fnmatch(name, pattern) for pattern in self.keep_local)]
+
+    def _local(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: params[name] for name in self.local_names() if name in params}
+
+    def _shared(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        local = set(self.local_names())
+        return {name: value for name, value in params.items() if name not in local}
+
+    def _remember(self) -> None:
+        """Write down what the next round needs: the learner's state, and the weights that stay here."""
+        local = self._local(self.net.state_dict())
+        if self.state or local:
+            state = {name: plain(value, name) for name, value in self.state.items()}
+            SiteState(self.app_root).save(self.current_round or 0, state, local)
+
+    def _score(self, split: str) -> dict[str, float]:
+        """`local_validate`, seeded, as plain numbers, the one that decides among them."""
+        seed_everything(self.seed_of_round())  # a script may draw where it validates
+        found = self.local_validate(split)
+        if not isinstance(found, Mapping) or self.metric.name not in found:
+            names = ", ".join(found) if isinstance(found, Mapping) else type(found).__name__
+            raise LearnerError(
+                f"local_validate must report {self.metric.name!r}, the metric that decides: it gave {names}."
+            )
+        return {name: as_number(name, value) for name, value in found.items()}
 
     def keep_if_best(self) -> None:
-        """Keep the net on disk if it is the best so far, by the validation images."""
-        score = self.local_validate("valid")[self.key_metric]
-        BestModel(self.app_root).offer(score, self.current_round, self.params())
+        """Keep the net on disk if it is the best so far, by the validation data."""
+        score = self._score(self.valid_split)[self.metric.name]
+        BestModel(self.app_root, self.metric).offer(score, self.current_round, self.params())
+
+    def _count(self, trained: object) -> tuple[int, float]:
+        """Steps and weight in what local_train returned; the weight is the steps unless it says otherwise."""
+        if trained is None:
+            trained = self._batches or None
+        if trained is None:
+            raise LearnerError(
+                "local_train() returned nothing: return the steps, or count them with self.watched(loader)."
+            )
+        steps, weight = trained if isinstance(trained, tuple) and len(trained) == 2 else (trained, trained)
+        steps, weight = as_number("the steps", steps), as_number("the weight", weight)
+        if not (steps >= 0 and steps == int(steps) and 0 <= weight < math.inf):
+            raise LearnerError(f"local_train() returned {trained}: steps are a whole number, a weight is 0 or more.")
+        if not steps:
+            self.warning("made no step: is a batch larger than the site's data, and drop_last set?")
+        return int(steps), int(weight) if weight == int(weight) else weight
 
 
-def to_numpy(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """Weights as numpy arrays, copies of their own: FLARE exchanges these, and adds them in one fixed way."""
-    return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
+def metric_of(learner: object) -> Metric:
+    """The metric that a learner's class names. LearnerError where it names none."""
+    metric = getattr(learner, "metric", None)
+    if not isinstance(metric, Metric):
+        example = 'metric = Metric("accuracy", higher_is_better=True)'
+        raise LearnerError(f"{type(learner).__name__} does not say which number decides: write {example} in the class.")
+    return metric
 
 
-@dataclass
-class Drive:
-    """What a test drive saw.
-
-    Attributes:
-        received: metrics of the model that the learner received, one dict a round.
-        steps: steps done, one number a round.
-        params: the weights after the last round.
-        best: what get_model("best_model") gave, None after an abort.
-        test: metrics of the last weights on the test images, as in cross-site evaluation.
-        return_code: "OK", or the code that the learner returned from train (TASK_ABORTED, say).
-    """
-
-    received: list[dict[str, float]] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    params: dict[str, np.ndarray] = field(default_factory=dict)
-    best: FLModel | None = None
-    test: dict[str, float] | None = None
-    return_code: str = ReturnCode.OK
-
-
-def test_drive(
-    learner: ModelLearner,
-    params: Mapping[str, Any],
-    *,
-    site: str = "site-1",
-    rounds: int = 1,
-    configure: Mapping[str, Any] | None = None,
-    abort_after: float | None = None,
-) -> Drive:
-    """Call a learner as FLARE would, in this process: an error is raised here, with its own traceback.
-
-    One site, no server: each round starts from the weights that the round before left. There is no engine
-    either: `engine`, `workspace` and `args` are None, and get_component finds nothing.
-
-    Args:
-        learner: any ModelLearner; it is initialized and finalized here.
-        params: the first weights, a state dict (tensors or arrays).
-        configure: sent to the learner's configure() before the first round.
-        abort_after: seconds until the learner is asked to stop, from another thread, as FLARE does it.
-
-    Raises: whatever the learner raises; LearnerError where it returns something that FLARE would refuse.
-    """
-    drive = Drive(params=to_numpy({name: torch.as_tensor(value) for name, value in params.items()}))
-    signal = Signal()
-    with tempfile.TemporaryDirectory() as folder:
-        _place(learner, site, folder, signal)
-
-        def stop() -> None:
-            signal.trigger("test drive")
-            learner.abort()
-
-        timer = threading.Timer(abort_after, stop) if abort_after is not None else None
-        learner.initialize()
-        try:
-            if configure is not None:
-                learner.configure(FLModel(params=dict(configure)))
-            if timer:
-                timer.start()
-            _drive_rounds(learner, rounds, drive)
-        finally:
-            if timer:
-                timer.cancel()
-            learner.finalize()
-    return drive
-
-
-test_drive.__test__ = False  # pytest would take it for a test
-
-
-def _place(learner: ModelLearner, site: str, folder: str, signal: Signal) -> None:
-    """Set what FLARE's executor sets on a learner before its first task."""
-    if not hasattr(learner, "abort_signal"):
-        raise LearnerError("call super().__init__() in the constructor of your learner.")
-    engine = SimpleNamespace(fire_event=lambda event_type, fl_ctx: None)  # logging a warning fires an event
-    contexts = FLContextManager(engine, site, "test_drive", public_stickers={}, private_stickers={})
-    learner.fl_ctx = contexts.new_context()
-    learner.site_name, learner.job_id = site, "test_drive"
-    learner.app_root = learner.job_root = learner.workspace_root = folder
-    learner.abort_signal = signal
-
-
-def _drive_rounds(learner: ModelLearner, rounds: int, drive: Drive) -> None:
-    learner.total_rounds = rounds
-    before = {AppConstants.VALIDATE_TYPE: ValidateType.BEFORE_TRAIN_VALIDATE}
-    for learner.current_round in range(rounds):
-        model = _task(learner, drive.params, before)
-        drive.received.append(_metrics(learner.validate(model)))
-        result = learner.train(model)
-        if isinstance(result, str):
-            drive.return_code = result
-            return
-        if not isinstance(result, FLModel) or not result.params:
-            kind = type(result).__name__
-            raise LearnerError(f"train() must return an FLModel with params or a return code, not {kind}.")
-        sent, drive.params = drive.params, result.params
-        if result.params_type == ParamsType.DIFF:  # the server adds the difference to what it sent
-            drive.params = {name: sent[name] + value for name, value in result.params.items()}
-        drive.steps.append((result.meta or {}).get(FLMetaKey.NUM_STEPS_CURRENT_ROUND))
-    learner.current_round = learner.total_rounds = None  # as in cross-site evaluation
-    drive.best = learner.get_model(ModelName.BEST_MODEL)
-    drive.test = _metrics(learner.validate(_task(learner, drive.params, {})))
-
-
-def _task(learner: ModelLearner, params: Mapping[str, np.ndarray], headers: dict[str, str]) -> FLModel:
-    learner.shareable = Shareable()
-    for name, value in headers.items():
-        learner.shareable.set_header(name, value)
-    now, total = learner.current_round, learner.total_rounds
-    return FLModel(params_type=ParamsType.FULL, params=dict(params), current_round=now, total_rounds=total, meta={})
-
-
-def _metrics(result: FLModel) -> dict[str, float]:
-    if not isinstance(result, FLModel) or not result.metrics:
-        raise LearnerError(f"validate() must return an FLModel with metrics; it returned {type(result).__name__}.")
-    return result.metrics
+def settings_of(kind: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a constructor, and of those that it hands its *args and **kwargs on to."""
+    found: dict[str, inspect.Parameter] = {}
+    for ancestor in kind.__mro__:
+        if ancestor is ModelLearner:
+            break
+        if "__init__" in vars(ancestor):
+            parameters = list(inspect.signature(ancestor.__init__).parameters.values())[1:]
+            named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            found = {p.name: p for p in named} | found
+            if len(named) == len(parameters):
+                break
+    return found

@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
+
+from tutorial_utils.errors import TutorialError
 
 
 @dataclass(frozen=True)
-class Settings:
+class Training:
+    """How a site trains in a round. TutorialError for what makes no sense.
+
+    Attributes:
+        epochs: passes over a site's own data in one round.
+        batch_size, lr, momentum: of the stochastic gradient descent.
+        seed: where every random number comes from.
+    """
+
+    epochs: int = 1
+    lr: float = 0.01
+    batch_size: int = 32
+    momentum: float = 0.9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in {"epochs": 1, "batch_size": 1, "seed": 0}.items():
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                raise TutorialError(f"{name} is {value!r}: it must be a whole number, {least} or more.")
+        for name, fits, wanted in (
+            ("lr", lambda lr: 0 < lr < math.inf, "more than 0"),
+            ("momentum", lambda momentum: 0 <= momentum < 1, "from 0 to less than 1"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or isinstance(value, bool) or not fits(value):
+                raise TutorialError(f"{name} is {value!r}: it must be a number {wanted}.")
+
+
+@dataclass(frozen=True)
+class Settings(Training):
     """Everything that a run of the series can be told.
 
     Attributes:
@@ -16,10 +50,8 @@ class Settings:
         sites: how many sites hold the data.
         alpha: concentration of the Dirichlet split by label; small means that the sites differ.
         rounds: how often the sites' models are averaged.
-        epochs: passes over a site's own images in one round.
-        batch_size, lr, momentum: of the stochastic gradient descent.
-        seed: where every random number comes from.
         seeds: the runs that a spread is drawn over.
+        epochs, lr, batch_size, momentum, seed: as in Training.
     """
 
     dataset: str = "auto"
@@ -27,12 +59,12 @@ class Settings:
     sites: int = 2
     alpha: float = 0.3
     rounds: int = 10
-    epochs: int = 1
-    batch_size: int = 32
-    lr: float = 0.01
-    momentum: float = 0.9
-    seed: int = 0
     seeds: tuple[int, ...] = (0, 1, 2)
+
+    @property
+    def training(self) -> Training:
+        """The part that a site needs."""
+        return Training(**{field.name: getattr(self, field.name) for field in fields(Training)})
 
 
 FULL = Settings()

@@ -5,13 +5,15 @@ McMahan et al., Communication-Efficient Learning of Deep Networks from Decentral
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import ConcatDataset
 
-from dl.train import Net, load_data, make_loader, train
+from dl.train import Net, evaluate, load_data, make_loader, train
 from tutorial_utils.learner import round_seed, to_numpy
 
 Params = dict[str, np.ndarray]
@@ -71,3 +73,11 @@ def federated_averaging(
         if after_round is not None:
             after_round(number + 1, params)
     return params
+
+
+def score(state: Mapping[str, Any], folders: Sequence[Path]) -> tuple[float, int]:
+    """Accuracy (0..1) of these weights on the test images of all the folders, and how many they are."""
+    net = Net()
+    net.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
+    test = ConcatDataset([load_data(folder).test for folder in folders])
+    return evaluate(net, test)["accuracy"], len(test)

@@ -13,7 +13,9 @@ import torch
 from nvflare.apis.fl_constant import FLMetaKey
 
 from dl.train import Data, Net, evaluate, load_data, make_loader, pick_device, train
-from tutorial_utils.learner import BestModel, round_seed
+from tutorial_utils.keep import BestModel
+from tutorial_utils.learner import round_seed, seed_everything
+from tutorial_utils.metric import Metric
 
 
 def parse() -> argparse.Namespace:
@@ -43,7 +45,7 @@ def train_round(
     """Score the global model on "valid", train it on the site's images: the answer, None if stopped."""
     received = evaluate(net, images.valid)
     seed = round_seed(args.seed, flare.get_site_name(), model.current_round)
-    torch.manual_seed(seed)
+    seed_everything(seed)
     loader = make_loader(images.train, args.batch_size, seed)
     steps = train(net, loader, args.epochs, args.lr, args.momentum, stop=stopped)
     if stopped():
@@ -61,7 +63,7 @@ def main() -> None:
     torch.set_num_threads(1)  # the same bits on every machine, and several sites can share one
     flare.init()
     images = load_data(Path(os.path.expandvars(args.data)) / flare.get_site_name())
-    net, best = Net(args.seed).to(pick_device()), BestModel(app_folder())
+    net, best = Net(args.seed).to(pick_device()), BestModel(app_folder(), Metric("accuracy"))
     while flare.is_running():
         model = flare.receive()
         if model.params:

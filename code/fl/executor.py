@@ -19,11 +19,15 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants, ModelName
 
 from dl.train import Net, evaluate, load_data, make_loader, pick_device, train
-from tutorial_utils.learner import BestModel, round_seed, to_numpy
+from tutorial_utils.keep import BestModel
+from tutorial_utils.learner import round_seed, seed_everything, to_numpy
+from tutorial_utils.metric import Metric
 
 
 class CIFAR10Executor(Executor):
     """dl/train.py as the component that FLARE hands its tasks to. Arguments: see CIFAR10ModelLearner."""
+
+    metric = Metric("accuracy", higher_is_better=True)
 
     def __init__(
         self,
@@ -52,7 +56,8 @@ class CIFAR10Executor(Executor):
         site = fl_ctx.get_identity_name()
         self.images = load_data(Path(os.path.expandvars(self.data)) / site)
         self.net = Net(self.seed).to(pick_device())
-        self.best = BestModel(fl_ctx.get_engine().get_workspace().get_app_dir(fl_ctx.get_job_id()))
+        folder = fl_ctx.get_engine().get_workspace().get_app_dir(fl_ctx.get_job_id())
+        self.best = BestModel(folder, self.metric)
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -72,7 +77,7 @@ class CIFAR10Executor(Executor):
         received = evaluate(self.net, self.images.valid)
         number = shareable.get_header(AppConstants.CURRENT_ROUND)
         seed = round_seed(self.seed, fl_ctx.get_identity_name(), number)
-        torch.manual_seed(seed)
+        seed_everything(seed)
         loader = make_loader(self.images.train, self.batch_size, seed)
         steps = train(
             self.net, loader, self.epochs, self.lr, self.momentum, stop=lambda: abort_signal.triggered

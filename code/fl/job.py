@@ -1,6 +1,7 @@
-"""Build the federated job, and from the command line run it and report.
+"""This example's federated job: a few lines over tutorial_utils.job, and its command line.
 
 python code/fl/job.py --sites 2 --rounds 5          # prepares the data, splits it, runs, reports
+python code/fl/job.py --sites hospital-a,hospital-b # the same, with names
 python code/fl/job.py --client executor             # the same work, the site's part written otherwise
 python code/fl/job.py --algorithm scaffold          # another way to train together
 python code/fl/job.py --env poc                     # the same job out of the simulator
@@ -13,142 +14,126 @@ import argparse
 import logging
 import os
 import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "code"))  # the folder of dl/ and fl/: the job ships them by these names
+CODE = ROOT / "code"
+sys.path.insert(0, str(CODE))  # the folder of dl/ and fl/: the job ships them by these names
 
-from nvflare.app_common.shareablegenerators.full_model_shareable_generator import (
-    FullModelShareableGenerator,
-)
-from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
-from nvflare.app_common.widgets.metrics_artifact_writer import MetricsArtifactWriter
-from nvflare.app_common.widgets.validation_json_generator import ValidationJsonGenerator
-from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
-from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
-from nvflare.app_common.workflows.scatter_and_gather_scaffold import ScatterAndGatherScaffold
-from nvflare.app_opt.pt.job_config.model import PTModel
-from nvflare.job_config.api import FedJob
+from nvflare.job_config.script_runner import ScriptRunner
 
 from dl.train import Net
-from fl.clients import CLIENTS
-from fl.environments import ENVIRONMENTS, describe, run_here, run_there
-from tutorial_utils import learner as shipped
-from tutorial_utils.algorithms.aggregator import OrderedAggregator
-from tutorial_utils.algorithms.fedopt import ServerOptimizer
-from tutorial_utils.algorithms.registry import ALGORITHMS, RANGES, choose
+from fl.by_hand import score
+from fl.executor import CIFAR10Executor
+from fl.model_learner import CIFAR10ModelLearner
+from tutorial_utils import job as general
+from tutorial_utils.algorithms.registry import ALGORITHMS, FedAvg
 from tutorial_utils.data import prepare, read_dataset
 from tutorial_utils.errors import TutorialError
 from tutorial_utils.partition import ALPHA, parse_alpha, split_dataset
-from tutorial_utils.report import Report, score
-from tutorial_utils.settings import FULL, suited_to
+from tutorial_utils.report import Report
+from tutorial_utils.results import Run
+from tutorial_utils.settings import FULL, Training, suited_to
+from tutorial_utils.simulate import simulate
+from tutorial_utils.sites import check_site_names, parse_sites
+
+PROJECT = Path(__file__).with_name("project.yml")
+CLIENTS = ("learner", "client-api", "executor")
+ENVIRONMENTS = {  # by the names that nvflare.recipe has for them: SimEnv, PocEnv, ProdEnv
+    "sim": "the simulator: every site a process of this machine",
+    "poc": "FLARE's proof of concept: a server and sites with certificates, on this machine",
+    "prod": "a server that runs already, by an admin's --startup-kit; its sites read $SITE_DATA",
+}
 
 
 def build_job(
     data: str | Path,
-    sites: int = 2,
+    sites: int | Sequence[str] = 2,
     rounds: int = 5,
-    epochs: int = 1,
-    lr: float = 0.01,
-    batch_size: int = 32,
-    momentum: float = 0.9,
-    seed: int = 0,
-    name: str | None = None,
+    training: Training | None = None,
+    *,
     client: str = "learner",
-    algorithm: str = "fedavg",
+    algorithm: FedAvg | None = None,
+    name: str | None = None,
     **more: Any,
-) -> FedJob:
+) -> general.LearnerJob:
     """Federated training of dl/train.py, then cross-site evaluation, as a FedJob.
 
     Args:
         data: the folder of the site folders; each site reads data/its-own-name. An environment variable
             in it ("$SITE_DATA") is expanded at the site.
-        sites: how many must take part in every round.
-        rounds: how often the models are averaged.
-        epochs, lr, batch_size, momentum, seed: as in dl/train.py; epochs are local, in each round.
-        name: of the job, letters, digits, "_" and "-" (default: "modellearner", or the choice below).
+        training: as in dl/train.py; its epochs are local, in each round.
         client: how the site's part is written, one of CLIENTS: the same work to the bit.
-        algorithm: one of ALGORITHMS; all but "fedavg" need client="learner".
-        **more: the algorithm's settings: mu (fedprox), server_lr and server_momentum (fedopt). For the
-            client: `learner=`, another class than the algorithm's, and its own settings.
-
-    Raises: TutorialError for a number that makes no sense, or a client or algorithm that there is not.
+        name: of the job (default: "modellearner", or the choice of client or algorithm).
+        sites, rounds, algorithm, **more: as in tutorial_utils.job.build_job.
     """
-    check(sites=sites, rounds=rounds, epochs=epochs, lr=lr, batch_size=batch_size)
+    training, algorithm = training or Training(), algorithm or FedAvg()
     if client not in CLIENTS:
         raise TutorialError(f"There is no client {client!r}: choose one of {', '.join(CLIENTS)}.")
-    own = choose(algorithm, client, more)
-    server = {setting: own.pop(setting) for setting in list(own) if setting.startswith("server_")}
-    if client == "learner":
-        more.setdefault("learner", ALGORITHMS[algorithm].learner)
-    chosen = [choice for choice in (client, algorithm) if choice not in ("learner", "fedavg")]
-    props = {"custom_props": {"sites": sites, "data": str(data)}}  # tutorial_utils.simulate reads them
-    job = FedJob(name=name or (chosen or ["modellearner"])[0], min_clients=sites, meta_props=props)
-    add_server(job, sites, rounds, seed, algorithm, **server)
-    how = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "momentum": momentum, "seed": seed}
-    add_sites(job, data, client, **how, **own, **more)
-    return job
+    if client != "learner" and algorithm.name != "fedavg":
+        raise TutorialError(f"{algorithm.name} is written for client='learner', not for {client!r}.")
+    chosen = [one for one in (client, algorithm.name) if one not in ("learner", "fedavg")]
+    name, more = name or (chosen or ["modellearner"])[0], {"algorithm": algorithm, **more}
+    net = Net(training.seed)
+    if client == "client-api":
+        script = ScriptRunner("fl/client_api.py", script_args(str(data), training))
+        more |= {"metric": CIFAR10ModelLearner.metric, "files": [CODE / "fl" / "client_api.py"]}
+        with working_in(CODE):  # FLARE wants to see the script, by a path that is right at the site too
+            return general.build_job(script, net, sites=sites, rounds=rounds, name=name, **more)
+    with warnings.catch_warnings(record=True):
+        # FLARE 2.9 warns once a process, past every filter, that ModelLearner is deprecated. The README
+        # and notebook 04 say so in plain words, and what follows from it.
+        kind = CIFAR10Executor if client == "executor" else CIFAR10ModelLearner
+        part = kind(str(data), **asdict(training))
+    return general.build_job(part, net, sites=sites, rounds=rounds, name=name, **more)
 
 
-def check(**positive: float | None) -> None:
-    """TutorialError for the first of these settings that is not above 0; None stands for a default."""
-    for setting, value in positive.items():
-        if value is not None and value <= 0:
-            raise TutorialError(f"{setting} is {value}: it must be more than 0.")
+def script_args(data: str, training: Training) -> str:
+    """The arguments of client_api.py in one line: FLARE wants them so, and splits it at every space."""
+    if "$" not in data:
+        data = str(Path(data).expanduser().resolve())
+    if len(data.split()) != 1:
+        raise TutorialError(
+            f"The path {data!r} has a space, where FLARE splits the arguments of a script: take another "
+            'folder, or put the path into an environment variable and name that, as "$SITE_DATA".'
+        )
+    settings = {"data": data, **asdict(training)}
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
 
 
-def add_server(
-    job: FedJob, sites: int, rounds: int, seed: int, algorithm: str = "fedavg", **settings: float
-) -> None:
-    """What runs on the server: the first model, two workflows in a row, and who helps them."""
-    ids = job.to_server(PTModel(Net(seed)))  # adds a persistor and a locator of its own
-    if algorithm == "fedopt":
-        job.to_server(ServerOptimizer(Net(seed), **settings), id="shareable_generator")
-    else:
-        job.to_server(FullModelShareableGenerator(), id="shareable_generator")
-    job.to_server(OrderedAggregator(ALGORITHMS[algorithm].sends), id="aggregator")
-    job.to_server(IntimeModelSelector(key_metric="accuracy"), id="model_selector")
-    job.to_server(MetricsArtifactWriter(), id="metrics_writer")
-    job.to_server(ValidationJsonGenerator(), id="json_generator")
-    averaging = {
-        "min_clients": sites,
-        "num_rounds": rounds,
-        "wait_time_after_min_received": 0,
-        "aggregator_id": "aggregator",
-        "persistor_id": ids["persistor_id"],
-        "shareable_generator_id": "shareable_generator",
-        "task_check_period": 0.02,
-    }
-    if algorithm == "scaffold":
-        job.to_server(ScatterAndGatherScaffold(**averaging), id="scatter_and_gather")
-    else:
-        job.to_server(ScatterAndGather(**averaging), id="scatter_and_gather")
-    evaluation = CrossSiteModelEval(model_locator_id=ids["locator_id"], task_check_period=0.02)
-    job.to_server(evaluation, id="cross_site_eval")
-    # By default a site sleeps 2 s after every task: half of a short run.
-    job.to_server({"server": {"task_request_interval": 0.05}})
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Make it the working directory for a while."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
-def add_sites(job: FedJob, data: str | Path, client: str = "learner", **settings: Any) -> None:
-    """What runs at every site: one of the three clients, and the module that all of them use."""
-    CLIENTS[client](job, str(data), **settings)
-    # FedJob ships the files beside the client's own, but not those of an installed package: name it.
-    job.add_file_to_clients(shipped.__file__, dest_dir="tutorial_utils")
+def run_job(job: general.LearnerJob, folder: Path, args: argparse.Namespace) -> Run:
+    """Run the job where --env says; `folder` holds the site folders, where they are on this machine."""
+    name = f"{folder.name}-{job.rounds}-rounds" + f"-{args.algorithm}" * (args.algorithm != "fedavg")
+    if args.env == "sim":
+        return simulate(job, threads=args.threads, runs=ROOT / "runs", name=name)
+    from tutorial_utils import deploy  # a second that the simulator need not wait for
 
-
-def run_and_report(
-    job: FedJob, folder: Path, threads: int | None, settings: dict[str, Any], env: str = "sim"
-) -> Report:
-    """Run the job over the site folders of `folder`, score the global model, write the report."""
-    kind = "" if settings["algorithm"] == "fedavg" else f"-{settings['algorithm']}"
-    name = f"{folder.name}-{settings['rounds']}-rounds{kind}"
-    run = run_here(env, job, settings["sites"], folder, threads, ROOT / "runs", name)
-    dataset = read_dataset(folder / run.sites[0])
-    accuracy, images = score(run.global_model, [folder / site for site in run.sites])
-    report = Report(run, dataset.title, accuracy, images, settings)
-    report.write()
-    return report
+    if args.env == "poc":
+        data = [folder / site for site in job.sites]
+        return deploy.run_in_poc(job, PROJECT, data, runs=ROOT / "runs", name=f"{name}-poc")
+    if args.startup_kit is None:
+        raise TutorialError("--env prod needs --startup-kit: the folder of an admin's startup kit.")
+    federation = deploy.connect(args.startup_kit, runs=ROOT / "runs")
+    try:
+        return federation.run(job)
+    finally:
+        federation.close()
 
 
 def parse() -> argparse.Namespace:
@@ -156,18 +141,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", help="a folder of site folders (default: prepare and split)")
     parser.add_argument("--dataset", choices=["auto", "cifar10", "digits"], default="auto")
     parser.add_argument("--source", type=Path, help="your copy of CIFAR-10 (or set CIFAR10_SOURCE)")
-    parser.add_argument("--sites", type=int, default=2)
+    parser.add_argument("--sites", type=parse_sites, default=2, help="how many, or names: a,b,c")
     partition = parser.add_mutually_exclusive_group()
     help_alpha = "of the Dirichlet split, small: sites differ; or iid (0.3)"
     partition.add_argument("--alpha", type=parse_alpha, default=ALPHA, help=help_alpha)
     partition.add_argument("--labels-per-site", type=int, help="each site holds so many labels")
     partition.add_argument("--quantity-alpha", type=float, help="sizes differ, small: more")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=1, help="local epochs in each round")
-    parser.add_argument("--lr", type=float, default=0.01)
-    parser.add_argument("--batch-size", type=int, help="32, and 8 on the digits, which are few")
-    parser.add_argument("--momentum", type=float, default=0.9)
-    parser.add_argument("--seed", type=int, default=0)
+    for field in fields(Training):  # epochs, lr, batch_size, momentum, seed
+        option = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(
+            option, type=type(field.default), help=f"as in dl/train.py ({field.default})"
+        )
     parser.add_argument("--threads", type=int, help="sites that run at once (default: all)")
     parser.add_argument("--client", choices=CLIENTS, default="learner", help="how a site's part is made")
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="fedavg", help="how to average")
@@ -184,24 +169,48 @@ def parse() -> argparse.Namespace:
     return args
 
 
+def chosen_algorithm(args: argparse.Namespace) -> FedAvg:
+    """The algorithm with its settings; TutorialError for a setting that is another's."""
+    kind = ALGORITHMS[args.algorithm]
+    given = {name: getattr(args, name) for name in ("mu", "server_lr", "server_momentum")}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in set(given) - {field.name for field in fields(kind)}:
+        (owner,) = (one.name for one in ALGORITHMS.values() if name in one.__dataclass_fields__)
+        raise TutorialError(f"{name} is a setting of {owner}, and the algorithm is {kind.name}.")
+    return kind(**given)
+
+
 def find_sites(args: argparse.Namespace) -> str:
     """The folder of site folders: the one that was named, or one made now."""
     if args.data and "$" in args.data:
         return args.data  # expanded at the site, where it means something
     if args.data:
-        for number in range(1, args.sites + 1):
-            read_dataset(Path(args.data) / f"site-{number}")
-        return str(Path(args.data).resolve())
+        for site in check_site_names(args.sites):
+            read_dataset(Path(args.data) / site)
+        return str(Path(args.data).expanduser().resolve())
     dataset = prepare(args.dataset, source=args.source, root=ROOT / "data")
     partition = {kind: getattr(args, kind) for kind in ("alpha", "labels_per_site", "quantity_alpha")}
-    folders = split_dataset(dataset.folder, args.sites, **partition, seed=args.seed)
+    folders = split_dataset(dataset.folder, args.sites, **partition, seed=args.seed or 0)
     return str(folders[0].parent.resolve())
 
 
-def default_batch_size(folder: str) -> int:
-    if "$" in folder:
-        return FULL.batch_size
-    return suited_to(FULL, read_dataset(Path(folder) / "site-1").name).batch_size
+def chosen_training(args: argparse.Namespace, folder: str | None) -> Training:
+    """What the command line says; a batch of 8 on the digits, which are few, and of 32 on all else."""
+    given = {field.name: getattr(args, field.name) for field in fields(Training)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if folder and "$" not in folder and "batch_size" not in given:
+        dataset = read_dataset(Path(folder) / check_site_names(args.sites)[0])
+        given["batch_size"] = suited_to(FULL, dataset.name).batch_size
+    return Training(**given)
+
+
+def report(run: Run, folder: Path, settings: dict[str, Any]) -> str:
+    """Score the global model on the sites' test images, write the report, return its text."""
+    dataset = read_dataset(folder / run.sites[0])
+    accuracy, images = score(run.global_model, [folder / site for site in run.sites])
+    made = Report(run, dataset.title, accuracy, images, settings)
+    made.write()
+    return made.text()
 
 
 def main() -> None:
@@ -209,30 +218,23 @@ def main() -> None:
     logging.getLogger("tutorial_utils").setLevel(logging.INFO)
     args = parse()
     try:
-        check(
-            sites=args.sites,
-            rounds=args.rounds,
-            epochs=args.epochs,
-            lr=args.lr,
-            batch_size=args.batch_size,
-        )
-        own = {key: getattr(args, key) for key in RANGES if getattr(args, key) is not None}
-        choose(args.algorithm, args.client, dict(own))
+        algorithm = chosen_algorithm(args)
+        general.check_count("rounds", args.rounds)
+        chosen_training(args, None)
         folder = find_sites(args)  # after the checks: it may fetch 170 MB
-        settings = {
-            key: getattr(args, key)
-            for key in ("client", "algorithm", "sites", "rounds", "epochs", "lr", "momentum", "seed")
-        }
-        settings |= {"batch_size": args.batch_size or default_batch_size(folder), **own}
-        job = build_job(folder, **settings)
+        training = chosen_training(args, folder)
+        job = build_job(
+            folder, args.sites, args.rounds, training, client=args.client, algorithm=algorithm
+        )
         if args.export:
             job.export_job(str(args.export))
             print(f"The job is in {args.export / job.name}")
-        elif args.env == "prod":
-            print(describe(run_there(job, args.startup_kit, ROOT / "runs")))
-        else:
-            here = Path(os.path.expandvars(folder))
-            print(run_and_report(job, here, args.threads, settings, args.env).text())
+            return
+        here = Path(os.path.expandvars(folder))
+        run = run_job(job, here, args)
+        settings = {"client": args.client, "algorithm": algorithm.name, "rounds": args.rounds}
+        settings |= {"sites": list(job.sites), **asdict(training), **asdict(algorithm)}
+        print(Report(run).text() if args.env == "prod" else report(run, here, settings))
     except TutorialError as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:

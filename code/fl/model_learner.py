@@ -9,11 +9,9 @@ Where each method of FLARE's ModelLearner lives:
     is_aborted, info, warning      nvflare: FLComponentWrapper, the parent of ModelLearner
 """
 
-import os
-from pathlib import Path
-
 from dl.train import Net, evaluate, load_data, make_loader, pick_device, train
 from tutorial_utils.learner import PTModelLearner
+from tutorial_utils.metric import Metric
 
 
 class CIFAR10ModelLearner(PTModelLearner):
@@ -24,6 +22,8 @@ class CIFAR10ModelLearner(PTModelLearner):
             environment variable in it ("$SITE_DATA") is expanded at the site.
         epochs, lr, batch_size, momentum, seed: as in the script; epochs are local, in each round.
     """
+
+    metric = Metric("accuracy", higher_is_better=True)
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class CIFAR10ModelLearner(PTModelLearner):
 
     def initialize(self) -> None:
         super().initialize()
-        self.images = load_data(Path(os.path.expandvars(self.data)) / self.site_name)
+        self.images = load_data(self.site_folder(self.data))
         self.net = Net(self.seed).to(pick_device())
 
     def local_train(self) -> int:

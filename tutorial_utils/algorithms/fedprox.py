@@ -3,44 +3,41 @@
 Li et al., Federated Optimization in Heterogeneous Networks, 2020 (arXiv:1812.06127).
 """
 
+from __future__ import annotations
+
 import copy
 
 from nvflare.app_opt.pt.fedproxloss import PTFedProxLoss
+from torch.optim import LBFGS, Optimizer
 
-from fl.model_learner import CIFAR10ModelLearner
 from tutorial_utils.algorithms.steps import at_each_step
+from tutorial_utils.learner import LearnerError, PTModelLearner, SiteAlgorithm
 
 
-class FedProxLearner(CIFAR10ModelLearner):
-    """CIFAR10ModelLearner with mu / 2 times the squared distance to the global model in its loss.
+class FedProxSite(SiteAlgorithm):
+    """Any learner, with mu / 2 times the squared distance to the global model in its loss.
 
-    The term is FLARE's PTFedProxLoss. Its gradient joins that of the images just before each step of the
+    The term is FLARE's PTFedProxLoss. Its gradient joins that of the data just before each step of the
     script's optimizer, so that the script's loop stays as it is. The server averages as in FedAvg.
 
     Args:
         mu: strength of the pull, 0 or more; with 0 the bits are those of FedAvg.
-        data, epochs, lr, batch_size, momentum, seed: as in CIFAR10ModelLearner.
     """
 
-    def __init__(
-        self,
-        data: str,
-        mu: float = 0.01,
-        epochs: int = 1,
-        lr: float = 0.01,
-        batch_size: int = 32,
-        momentum: float = 0.9,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(data, epochs, lr, batch_size, momentum, seed)
+    def __init__(self, mu: float = 0.01) -> None:
+        super().__init__()
         self.mu = mu
 
-    def local_train(self) -> int:
-        received = copy.deepcopy(self.net).requires_grad_(False)
+    def train(self, learner: PTModelLearner) -> object:
+        received = copy.deepcopy(learner.net).requires_grad_(False)
         distance = PTFedProxLoss(self.mu)
 
-        def pull() -> None:
-            distance(self.net, received).backward()  # adds to the gradient that is there
+        def pull(optimizer: Optimizer) -> None:
+            if isinstance(optimizer, LBFGS):  # it asks for the gradients itself, many times a step
+                raise LearnerError(
+                    "FedProx adds to the gradients before a step, and LBFGS makes its own: use SGD or Adam."
+                )
+            distance(learner.net, received).backward()  # adds to the gradient that is there
 
-        with at_each_step(self.net, before=pull):
-            return super().local_train()
+        with at_each_step(learner.net, before=pull):
+            return super().train(learner)

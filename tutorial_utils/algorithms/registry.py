@@ -1,65 +1,101 @@
-"""What a job of each algorithm is made of, and which settings it takes. For job.py; it does not ship."""
+"""The algorithms that `build_job` knows: what each puts at the sites and on the server. This file does not ship.
+
+A new one is a class here, and its parts in a module beside.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
-from nvflare.app_common.abstract.model_learner import ModelLearner
+from nvflare.app_common.abstract.shareable_generator import ShareableGenerator
+from nvflare.app_common.shareablegenerators.full_model_shareable_generator import FullModelShareableGenerator
+from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
+from nvflare.app_common.workflows.scatter_and_gather_scaffold import ScatterAndGatherScaffold
+from torch import nn
 
-from fl.model_learner import CIFAR10ModelLearner
-from tutorial_utils.algorithms.fedopt import DifferenceLearner
-from tutorial_utils.algorithms.fedprox import FedProxLearner
-from tutorial_utils.algorithms.scaffold import CHANGE, WEIGHTS, ScaffoldLearner
-from tutorial_utils.errors import TutorialError
+from tutorial_utils.algorithms.fedopt import DifferenceSite, ServerOptimizer, shapes_of
+from tutorial_utils.algorithms.fedprox import FedProxSite
+from tutorial_utils.algorithms.scaffold import CHANGE, WEIGHTS, ScaffoldSite
+from tutorial_utils.errors import JobError
+from tutorial_utils.learner import SiteAlgorithm
 
 
-class Algorithm(NamedTuple):
-    """One way to train together.
+@dataclass(frozen=True)
+class FedAvg:
+    """Federated Averaging (McMahan et al. 2017, arXiv:1602.05629), and what the others change of it.
 
     Attributes:
-        learner: what a site runs.
-        sends: the kind of data in its answer; where that has several parts, each one's by its name.
-        settings: beyond those of every algorithm: name, and what stands for it where none is given.
+        name: as a command line knows it, and the job is called.
+        sends: the kind of data in a site's answer; where that has several parts, each one's by its name.
+        workflow: FLARE's controller on the server.
     """
 
-    learner: type[ModelLearner]
-    sends: str | dict[str, str] = "WEIGHTS"
-    settings: Mapping[str, float] = {}
+    name: ClassVar[str] = "fedavg"
+    sends: ClassVar[str | Mapping[str, str]] = "WEIGHTS"
+    workflow: ClassVar[type[ScatterAndGather]] = ScatterAndGather
+
+    def site(self) -> SiteAlgorithm | None:
+        """What stands beside the learner at a site, None for nothing."""
+        return None
+
+    def generator(self, net: nn.Module) -> ShareableGenerator:
+        """What makes the new global model of the sites' mean, on the server."""
+        return FullModelShareableGenerator()
 
 
-ALGORITHMS = {
-    "fedavg": Algorithm(CIFAR10ModelLearner),
-    "fedprox": Algorithm(FedProxLearner, settings={"mu": 0.01}),
-    # server_lr and server_momentum are those of FLARE's CIFAR-10 example
-    "fedopt": Algorithm(DifferenceLearner, "WEIGHT_DIFF", {"server_lr": 1.0, "server_momentum": 0.6}),
-    "scaffold": Algorithm(ScaffoldLearner, {WEIGHTS: "WEIGHTS", CHANGE: "WEIGHT_DIFF"}),
-}
-RANGES = {  # what a number may be, and how to say it
-    "mu": (lambda mu: 0 <= mu < math.inf, "0 or more"),
-    "server_lr": (lambda lr: 0 < lr < math.inf, "more than 0"),
-    "server_momentum": (lambda momentum: 0 <= momentum < 1, "from 0 to less than 1"),
-}
+@dataclass(frozen=True)
+class FedProx(FedAvg):
+    """See tutorial_utils/algorithms/fedprox.py. mu: strength of the pull to the global model, 0 or more."""
+
+    mu: float = 0.01
+    name: ClassVar[str] = "fedprox"
+
+    def __post_init__(self) -> None:
+        check("mu", self.mu, 0 <= self.mu < math.inf, "0 or more")
+
+    def site(self) -> SiteAlgorithm:
+        return FedProxSite(self.mu)
 
 
-def choose(algorithm: str, client: str, more: dict[str, Any]) -> dict[str, float]:
-    """Check the choice, and take the algorithm's own settings out of `more`.
+@dataclass(frozen=True)
+class FedOpt(FedAvg):
+    """See tutorial_utils/algorithms/fedopt.py. The defaults are those of FLARE's CIFAR-10 example."""
 
-    Returns: these settings, completed by their defaults. TutorialError for what does not go together.
-    """
-    if algorithm not in ALGORITHMS:
-        raise TutorialError(f"There is no algorithm {algorithm!r}: choose one of {', '.join(ALGORITHMS)}.")
-    if algorithm != "fedavg" and client != "learner":
-        raise TutorialError(f"{algorithm} is written for client='learner', not for {client!r}.")
-    own = ALGORITHMS[algorithm].settings
-    for name in RANGES:
-        if name in more and name not in own and "learner" not in more:
-            (owner,) = (key for key, other in ALGORITHMS.items() if name in other.settings)
-            raise TutorialError(f"{name} is a setting of {owner}, and the algorithm is {algorithm}.")
-    chosen = {name: more.pop(name, default) for name, default in own.items()}
-    for name, value in chosen.items():
-        fits, wanted = RANGES[name]
-        if not (isinstance(value, (int, float)) and fits(value)):
-            raise TutorialError(f"{name} is {value}: it must be {wanted}.")
-    return chosen
+    server_lr: float = 1.0
+    server_momentum: float = 0.6
+    name: ClassVar[str] = "fedopt"
+    sends: ClassVar[str] = "WEIGHT_DIFF"
+
+    def __post_init__(self) -> None:
+        check("server_lr", self.server_lr, 0 < self.server_lr < math.inf, "more than 0")
+        check("server_momentum", self.server_momentum, 0 <= self.server_momentum < 1, "from 0 to less than 1")
+
+    def site(self) -> SiteAlgorithm:
+        return DifferenceSite()
+
+    def generator(self, net: nn.Module) -> ShareableGenerator:
+        return ServerOptimizer(shapes_of(net), self.server_lr, self.server_momentum)
+
+
+@dataclass(frozen=True)
+class Scaffold(FedAvg):
+    """See tutorial_utils/algorithms/scaffold.py."""
+
+    name: ClassVar[str] = "scaffold"
+    sends: ClassVar[Mapping[str, str]] = {WEIGHTS: "WEIGHTS", CHANGE: "WEIGHT_DIFF"}
+    workflow: ClassVar[type[ScatterAndGather]] = ScatterAndGatherScaffold
+
+    def site(self) -> SiteAlgorithm:
+        return ScaffoldSite()
+
+
+ALGORITHMS: Mapping[str, type[FedAvg]] = {kind.name: kind for kind in (FedAvg, FedProx, FedOpt, Scaffold)}
+
+
+def check(name: str, value: float, fits: bool, wanted: str) -> None:
+    """JobError for a setting out of its range."""
+    if not fits:
+        raise JobError(f"{name} is {value}: it must be {wanted}.")

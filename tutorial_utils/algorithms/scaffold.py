@@ -5,74 +5,78 @@ Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Lear
 ScatterAndGatherScaffold; it weighs the sites' controls by their steps, where the paper counts all alike.
 """
 
+from __future__ import annotations
+
 import copy
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.app_constant import AlgorithmConstants, AppConstants
 from nvflare.app_opt.pt.scaffold import PTScaffoldHelper
+from torch.optim import Optimizer
 
-from fl.model_learner import CIFAR10ModelLearner
 from tutorial_utils.algorithms.steps import at_each_step
-from tutorial_utils.learner import LearnerError, save_safely
+from tutorial_utils.learner import LearnerError, PTModelLearner, SiteAlgorithm
 
 WEIGHTS = AppConstants.MODEL_WEIGHTS
 CONTROLS = AlgorithmConstants.SCAFFOLD_CTRL_GLOBAL
 CHANGE = AlgorithmConstants.SCAFFOLD_CTRL_DIFF
+STATE = "scaffold"  # where a learner's state holds its own controls
 
 
-class ScaffoldLearner(CIFAR10ModelLearner):
-    """CIFAR10ModelLearner with the control variates of FLARE's PTScaffoldHelper.
+class ScaffoldSite(SiteAlgorithm):
+    """Any learner whose optimizer is SGD, with the control variates of FLARE's PTScaffoldHelper.
 
     A message holds two parts, each as large as the model: weights and controls in, weights and the
     change of this site's controls out. The helper corrects the weights after each step of the script's
-    optimizer (so its momentum leaves the correction alone). A site's controls lie on its disk: a
-    process that FLARE starts anew goes on with them.
+    optimizer (so its momentum leaves the correction alone). A site's own controls are part of the learner's state:
+    a process that FLARE starts anew, and a resumed run, go on with them.
     """
 
-    def initialize(self) -> None:
-        super().initialize()
-        self.helper = PTScaffoldHelper()
-        self.helper.init(self.net)
-        if self.controls_path().is_file():
-            self.helper.c_local.load_state_dict(torch.load(self.controls_path(), weights_only=True))
+    def __init__(self) -> None:
+        super().__init__()
+        self.helper: PTScaffoldHelper | None = None
 
-    def controls_path(self) -> Path:
-        return Path(self.app_root) / "scaffold_controls.pt"
-
-    def load_params(self, params: Mapping[str, Any]) -> None:
+    def receive(self, learner: PTModelLearner, params: dict[str, Any]) -> dict[str, Any]:
         """In training, the two parts; in cross-site evaluation, weights alone."""
-        if WEIGHTS in params:
-            self.helper.load_global_controls(params[CONTROLS].data)
-            params = params[WEIGHTS].data
-        super().load_params(params)
+        if WEIGHTS not in params:
+            return params
+        if self.helper is None:
+            self.helper = PTScaffoldHelper()
+            self.helper.init(learner.net)
+        self.helper.load_global_controls(params[CONTROLS].data)
+        return params[WEIGHTS].data
 
-    def train(self, model: FLModel) -> FLModel | str:
-        if CONTROLS not in model.params:
+    def train(self, learner: PTModelLearner) -> object:
+        if self.helper is None:
             raise LearnerError("The server sent no controls: SCAFFOLD needs ScatterAndGatherScaffold.")
-        result = super().train(model)
-        if isinstance(result, FLModel):  # else it is a return code
-            change = self.helper.get_delta_controls()
-            result.params = {
-                WEIGHTS: DXO(DataKind.WEIGHTS, data=result.params, meta=dict(result.meta)),
-                CHANGE: DXO(DataKind.WEIGHT_DIFF, data=change, meta=dict(result.meta)),
-            }
-        return result
-
-    def local_train(self) -> int:
+        if STATE in learner.state:
+            self.helper.c_local.load_state_dict(learner.state[STATE])
         controls = self.helper.get_params()  # everyone's, and this site's own
-        received = copy.deepcopy(self.net)
+        received = copy.deepcopy(learner.net)
+        rates: set[float] = set()
 
-        def correct() -> None:
-            self.helper.model_update(self.net, self.lr, *controls)
+        def correct(optimizer: Optimizer) -> None:
+            rates.add(optimizer.param_groups[0]["lr"])
+            self.helper.model_update(learner.net, optimizer.param_groups[0]["lr"], *controls)
 
-        with at_each_step(self.net, after=correct):
-            steps = super().local_train()
-        if not self.is_aborted():
-            self.helper.terms_update(self.net, self.lr, *controls, received)
-            save_safely(self.helper.c_local.state_dict(), self.controls_path())
-        return steps
+        with at_each_step(learner.net, after=correct):
+            trained = super().train(learner)
+        if learner.is_aborted():
+            return trained
+        if len(rates) != 1:
+            found = "no step of an optimizer" if not rates else f"learning rates from {min(rates)} to {max(rates)}"
+            raise LearnerError(f"SCAFFOLD needs one learning rate in a round, and local_train made {found}.")
+        self.helper.terms_update(learner.net, *rates, *controls, received)
+        learner.state[STATE] = self.helper.c_local.state_dict()
+        return trained
+
+    def answer(self, learner: PTModelLearner, received: FLModel, result: FLModel) -> FLModel:
+        kept = set(learner.local_names())
+        change = {name: value for name, value in self.helper.get_delta_controls().items() if name not in kept}
+        result.params = {
+            WEIGHTS: DXO(DataKind.WEIGHTS, data=result.params, meta=dict(result.meta)),
+            CHANGE: DXO(DataKind.WEIGHT_DIFF, data=change, meta=dict(result.meta)),
+        }
+        return result

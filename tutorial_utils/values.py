@@ -1,0 +1,64 @@
+"""What may travel, and what may be kept: numbers and arrays, of whatever library they come from.
+
+This file ships with every job, and imports numpy and torch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class LearnerError(Exception):
+    """A learner was asked for something that it cannot do. The text says what to do instead."""
+
+
+def to_numpy(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Weights as numpy arrays, copies of their own: FLARE exchanges these, and adds them in one fixed way.
+
+    numpy knows no bfloat16: such weights travel as float32, which holds each of them exactly. LearnerError names an
+    entry that is no tensor (a module's extra state): only arrays travel.
+    """
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise LearnerError(
+                f"{name} in the net's state dict is a {kind}, and only arrays travel: leave it out of it."
+            )
+    whole = {name: value.float() if value.dtype == torch.bfloat16 else value for name, value in state.items()}
+    return {name: value.detach().cpu().numpy().copy() for name, value in whole.items()}
+
+
+def as_number(what: str, value: object) -> float:
+    """Anything that float() takes but a text: a number of Python, numpy or torch."""
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise LearnerError(f"{what} is {value!r:.60}, where a number belongs.") from None
+
+
+def plain(value: object, where: str) -> object:
+    """A value of `state` as torch can save and safely load it. LearnerError for what it could not."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return (
+            [plain(one, where) for one in value]
+            if isinstance(value, list)
+            else tuple(plain(one, where) for one in value)
+        )
+    if isinstance(value, Mapping):
+        return {plain(key, where): plain(one, where) for key, one in value.items()}
+    kind = type(value).__name__
+    raise LearnerError(
+        f"state[{where!r}] holds a {kind}: keep numbers, texts, tensors, lists and dicts (state_dict() helps)."
+    )
