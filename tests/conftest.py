@@ -36,7 +36,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run(sites: list[Path], runs: Path) -> Run:
     """The running example, federated."""
-    job = build_job(sites[0].parent, rounds=FAST.rounds, batch_size=FAST.batch_size, seed=FAST.seed)
+    job = build_job(sites[0].parent, rounds=FAST.rounds, training=FAST.training)
     return simulate(job, runs=runs, progress=False)
 
 

@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,16 +37,19 @@ from fl.job import build_job
 from fl.model_learner import CIFAR10ModelLearner
 from tutorial_utils._simulate.guard import ServerGuard
 from tutorial_utils.algorithms.aggregator import OrderedAggregator
-from tutorial_utils.algorithms.fedopt import DifferenceLearner, ServerOptimizer
-from tutorial_utils.algorithms.fedprox import FedProxLearner
-from tutorial_utils.algorithms.registry import ALGORITHMS
-from tutorial_utils.algorithms.scaffold import CHANGE, CONTROLS, WEIGHTS, ScaffoldLearner
+from tutorial_utils.algorithms.fedopt import DifferenceSite, ServerOptimizer, shapes_of
+from tutorial_utils.algorithms.fedprox import FedProxSite
+from tutorial_utils.algorithms.registry import ALGORITHMS, FedAvg, FedOpt, FedProx
+from tutorial_utils.algorithms.scaffold import CHANGE, CONTROLS, STATE, WEIGHTS, ScaffoldSite
 from tutorial_utils.algorithms.steps import at_each_step
 from tutorial_utils.data import Dataset
+from tutorial_utils.drive import place, test_drive
 from tutorial_utils.errors import SimulationError, TutorialError
-from tutorial_utils.learner import LearnerError, _place, round_seed, test_drive, to_numpy
+from tutorial_utils.job import build_job as build_any_job
+from tutorial_utils.learner import LearnerError, round_seed, to_numpy
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.results import Run, read_model, sha256
+from tutorial_utils.settings import Training
 from tutorial_utils.simulate import simulate
 
 CODE = Path(__file__).parents[1] / "code"
@@ -57,6 +60,8 @@ SETTINGS = {
     "fedopt": {"server_lr": 0.7, "server_momentum": 0.6},
     "scaffold": {},
 }
+SHIPPED = {"dl/train.py", "fl/model_learner.py", "tutorial_utils/algorithms/aggregator.py"}
+SHIPPED |= {f"tutorial_utils/{name}.py" for name in ("learner", "keep", "metric", "values")}
 Params = list[torch.Tensor]
 
 
@@ -133,7 +138,7 @@ def train_once(site: Path, number: int, params: dict[str, np.ndarray]) -> tuple[
     """What plain training makes of these weights in this round, and its steps."""
     learner = CIFAR10ModelLearner(str(site.parent), **HOW)
     with tempfile.TemporaryDirectory() as folder:
-        _place(learner, site.name, folder, Signal())
+        place(learner, site.name, folder, Signal())
         learner.initialize()
         learner.current_round = number
         result = learner.train(FLModel(params=params, meta={}))
@@ -220,14 +225,14 @@ def federate_in_process(
     **settings: float,
 ) -> dict[str, np.ndarray]:
     """The learners and the server's parts of a job, without FLARE's processes and messages."""
-    parts = ALGORITHMS[algorithm]
-    own = {name: value for name, value in settings.items() if not name.startswith("server_")}
-    server = Server(parts.sends, ServerOptimizer(Net(), **settings) if algorithm == "fedopt" else None)
+    parts = ALGORITHMS[algorithm](**settings)
+    server = Server(parts.sends, parts.generator(Net()))
     controls = {name: np.zeros_like(value) for name, value in server.weights.items()}
-    learners = {folder.name: parts.learner(str(folder.parent), **HOW, **own) for folder in folders}
+    learners = {folder.name: CIFAR10ModelLearner(str(folder.parent), **HOW) for folder in folders}
     for site, learner in learners.items():
+        learner.algorithm = parts.site() or learner.algorithm
         (work / site).mkdir()
-        _place(learner, site, str(work / site), Signal())
+        place(learner, site, str(work / site), Signal())
         learner.initialize()
     for number in range(rounds):
         message: dict[str, Any] = server.weights
@@ -271,7 +276,7 @@ def test_mu_0_gives_the_bits_of_fedavg(sites: list[Path]) -> None:
     data, first = str(sites[0].parent), Net().state_dict()
     plain = test_drive(CIFAR10ModelLearner(data, batch_size=8), first, rounds=2)
     for mu, equal in ((0.0, True), (1e-3, False)):
-        drive = test_drive(FedProxLearner(data, mu=mu, batch_size=8), first, rounds=2)
+        drive = test_drive(CIFAR10ModelLearner(data, batch_size=8), first, rounds=2, algorithm=FedProxSite(mu))
         assert (sha256(drive.params) == sha256(plain.params)) == equal
         assert drive.steps == plain.steps
 
@@ -280,7 +285,9 @@ def test_a_large_mu_holds_the_site_near_the_global_model(sites: list[Path]) -> N
     data, first = str(sites[0].parent), to_numpy(Net().state_dict())
     moved = []
     for mu in (0.0, 1.0, 10.0):
-        params = test_drive(FedProxLearner(data, mu=mu, batch_size=8, momentum=0.0), first).params
+        params = test_drive(
+            CIFAR10ModelLearner(data, batch_size=8, momentum=0.0), first, algorithm=FedProxSite(mu)
+        ).params
         moved.append(math.sqrt(sum(((params[name] - first[name]) ** 2).sum() for name in first)))
     assert moved == sorted(moved, reverse=True) and moved[2] < moved[0] / 2
 
@@ -292,7 +299,7 @@ def test_server_lr_1_without_momentum_gives_the_bits_of_averaged_differences(fiv
 
 def test_the_server_steps_from_the_global_model_and_not_from_its_first_weights() -> None:
     """After a resume, the global model is that of the checkpoint."""
-    server = Server("WEIGHT_DIFF", ServerOptimizer(Net(0)))
+    server = Server("WEIGHT_DIFF", ServerOptimizer(shapes_of(Net(0))))
     checkpoint = to_numpy(Net(7).state_dict())
     server.model = make_model_learnable(dict(checkpoint), {})
     change = {name: np.full_like(value, 0.5) for name, value in checkpoint.items()}
@@ -301,7 +308,7 @@ def test_the_server_steps_from_the_global_model_and_not_from_its_first_weights()
 
 
 def test_the_server_s_momentum_worked_by_hand() -> None:
-    server = Server("WEIGHT_DIFF", ServerOptimizer(Net(), server_lr=0.5, server_momentum=0.8))
+    server = Server("WEIGHT_DIFF", ServerOptimizer(shapes_of(Net()), server_lr=0.5, server_momentum=0.8))
     first = server.weights
     for number, (moved, expected) in enumerate([(1.0, 0.5), (1.0, 1.4), (0.0, 2.12)]):
         # velocity 1, 1.8, 1.44; half of each is added: 0.5, 0.9, 0.72
@@ -359,8 +366,9 @@ def test_a_new_process_goes_on_with_the_site_s_controls(sites: list[Path], tmp_p
         learner = None
         for number in range(2):
             if learner is None or anew:
-                learner = ScaffoldLearner(str(sites[0].parent), **HOW)
-                _place(learner, "site-1", str(folder), Signal())
+                learner = CIFAR10ModelLearner(str(sites[0].parent), **HOW)
+                learner.algorithm = ScaffoldSite()
+                place(learner, "site-1", str(folder), Signal())
                 learner.initialize()
             learner.current_round = number
             result = learner.train(FLModel(params=message, meta={}))
@@ -374,26 +382,27 @@ def test_a_new_process_goes_on_with_the_site_s_controls(sites: list[Path], tmp_p
 def test_aborted_training_leaves_the_controls_alone(sites: list[Path], tmp_path: Path) -> None:
     weights = to_numpy(Net().state_dict())
     message = {name: DXO(DataKind.WEIGHTS, weights) for name in (WEIGHTS, CONTROLS)}
-    learner, signal = ScaffoldLearner(str(sites[0].parent), **HOW), Signal()
-    _place(learner, "site-1", str(tmp_path), signal)
+    learner, signal = CIFAR10ModelLearner(str(sites[0].parent), **HOW), Signal()
+    learner.algorithm = ScaffoldSite()
+    place(learner, "site-1", str(tmp_path), signal)
     learner.initialize()
     signal.trigger("test")
     learner.current_round = 0
     assert learner.train(FLModel(params=message, meta={})) == ReturnCode.TASK_ABORTED
-    assert not learner.controls_path().exists()
+    assert STATE not in learner.state and not list(tmp_path.glob("learner_state_*"))
 
 
 def test_scaffold_without_a_server_that_knows_it_says_so(sites: list[Path]) -> None:
     with pytest.raises(LearnerError, match="sent no controls"):
-        test_drive(ScaffoldLearner(str(sites[0].parent), **HOW), Net().state_dict())
+        test_drive(CIFAR10ModelLearner(str(sites[0].parent), **HOW), Net(), algorithm=ScaffoldSite())
 
 
 def test_a_difference_is_what_training_changed(sites: list[Path]) -> None:
     data, first = str(sites[0].parent), Net().state_dict()
     full = test_drive(CIFAR10ModelLearner(data, batch_size=8), first)
-    difference = test_drive(DifferenceLearner(data, batch_size=8), first)
+    difference = test_drive(CIFAR10ModelLearner(data, batch_size=8), first, algorithm=DifferenceSite())
     assert_close(difference.params, full.params)
-    aborted = test_drive(DifferenceLearner(data, epochs=1_000), first, abort_after=0.3)
+    aborted = test_drive(CIFAR10ModelLearner(data, epochs=1_000), first, algorithm=DifferenceSite(), abort_after=0.3)
     assert aborted.return_code == ReturnCode.TASK_ABORTED
 
 
@@ -407,8 +416,8 @@ def test_only_the_steps_of_this_net_are_seen_and_only_inside() -> None:
             net(torch.ones(1, 2)).sum().backward()
             optimizer.step()
 
-    with pytest.raises(ZeroDivisionError), at_each_step(nets[0], before=lambda: seen.append("before")):
-        with at_each_step(nets[0], after=lambda: seen.append("after")):
+    with pytest.raises(ZeroDivisionError), at_each_step(nets[0], before=lambda optimizer: seen.append("before")):
+        with at_each_step(nets[0], after=lambda optimizer: seen.append("after")):
             step()
         step()
         raise ZeroDivisionError
@@ -458,23 +467,23 @@ def test_the_guard_lets_a_good_update_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "hint"),
+    ("make", "hint"),
     [
-        ({"algorithm": "fedsgd"}, "no algorithm 'fedsgd': choose one of fedavg, fedprox, fedopt, scaffold"),
-        ({"algorithm": "scaffold", "client": "executor"}, "scaffold is written for client='learner'"),
-        ({"algorithm": "fedprox", "mu": -0.1}, "mu is -0.1: it must be 0 or more"),
-        ({"algorithm": "fedprox", "mu": math.nan}, "mu is nan"),
-        ({"algorithm": "fedprox", "mu": "much"}, "mu is much"),
-        ({"algorithm": "fedopt", "server_lr": 0}, "server_lr is 0: it must be more than 0"),
-        ({"algorithm": "fedopt", "server_lr": math.inf}, "server_lr is inf"),
-        ({"algorithm": "fedopt", "server_momentum": 1.0}, "server_momentum is 1.0: it must be from 0 to less than 1"),
-        ({"mu": 0.1}, "mu is a setting of fedprox, and the algorithm is fedavg"),
-        ({"algorithm": "fedprox", "server_lr": 1.0}, "server_lr is a setting of fedopt"),
+        (lambda: FedProx(mu=-0.1), "mu is -0.1: it must be 0 or more"),
+        (lambda: FedProx(mu=math.nan), "mu is nan"),
+        (lambda: FedOpt(server_lr=0), "server_lr is 0: it must be more than 0"),
+        (lambda: FedOpt(server_lr=math.inf), "server_lr is inf"),
+        (lambda: FedOpt(server_momentum=1.0), "server_momentum is 1.0: it must be from 0 to less than 1"),
+        (lambda: FedProx(mu="much"), "mu is 'much'"),
+        (
+            lambda: build_job("$SITE_DATA", algorithm=FedProx(), client="executor"),
+            "fedprox is written for client='learner'",
+        ),
     ],
 )
-def test_a_choice_that_makes_no_sense(choice: dict[str, Any], hint: str) -> None:
+def test_a_choice_that_makes_no_sense(make: Callable[[], object], hint: str) -> None:
     with pytest.raises(TutorialError) as caught:
-        build_job("$SITE_DATA", **choice)
+        make()
     assert hint in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -487,8 +496,7 @@ def test_the_command_line_builds_the_algorithm_and_refuses_before_it_fetches_dat
     subprocess.run([*command, *chosen], check=True, capture_output=True)
     server = json.loads((tmp_path / "fedopt/app/config/config_fed_server.json").read_text())
     (generator,) = (part for part in server["components"] if part["id"] == "shareable_generator")
-    net = {"path": "dl.train.Net", "args": {}}
-    assert generator["args"] == {"net": net, "server_lr": 0.5, "server_momentum": 0.6}
+    assert generator["args"] == {"shapes": shapes_of(Net()), "server_lr": 0.5, "server_momentum": 0.6}
     done = subprocess.run([*command, "--mu", "1", "--source", "nowhere"], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "mu is a setting of fedprox, and the algorithm is fedopt.\n"
@@ -496,37 +504,35 @@ def test_the_command_line_builds_the_algorithm_and_refuses_before_it_fetches_dat
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_job_of_each_algorithm_ships_what_it_needs_and_no_more(algorithm: str, tmp_path: Path) -> None:
-    job = build_job("$SITE_DATA", algorithm=algorithm)
+    job = build_job("$SITE_DATA", algorithm=ALGORITHMS[algorithm]())
     assert job.name == ("modellearner" if algorithm == "fedavg" else algorithm)
     job.export_job(str(tmp_path))
     custom = tmp_path / job.name / "app/custom"
-    always = {"dl/train.py", "fl/aggregator.py", "fl/model_learner.py", "tutorial_utils/learner.py"}
     own = {
         "fedavg": set(),
-        "fedprox": {"fl/fedprox.py", "fl/steps.py"},
-        "fedopt": {"fl/fedopt.py"},
-        "scaffold": {"fl/scaffold.py", "fl/steps.py"},
+        "fedprox": {"fedprox.py", "steps.py"},
+        "fedopt": {"fedopt.py"},
+        "scaffold": {"scaffold.py", "steps.py"},
     }
-    assert {str(path.relative_to(custom)) for path in custom.rglob("*.py")} == always | own[algorithm]
+    shipped = {str(path.relative_to(custom)) for path in custom.rglob("*.py")}
+    assert shipped == SHIPPED | {f"tutorial_utils/algorithms/{name}" for name in own[algorithm]}
 
 
 # --- in FLARE's simulator ---
 
 
-def run_job(folders: list[Path], runs: Path, **choice: Any) -> Run:
-    settings = {"rounds": ROUNDS, **HOW} | choice
-    resume = settings.pop("resume_from", None)
-    job = build_job(folders[0].parent, sites=len(folders), **settings)
+def run_job(folders: list[Path], runs: Path, algorithm: FedAvg, rounds: int = ROUNDS, resume: Run | None = None) -> Run:
+    job = build_job(folders[0].parent, len(folders), rounds, Training(**HOW), algorithm=algorithm)
     return simulate(job, runs=runs, progress=False, resume_from=resume)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", SETTINGS)
 def test_a_run_does_what_the_paper_says_and_leaves_a_whole_run(algorithm: str, sites: list[Path], runs: Path) -> None:
-    run = run_job(sites, runs, algorithm=algorithm, **SETTINGS[algorithm])
+    run = run_job(sites, runs, ALGORITHMS[algorithm](**SETTINGS[algorithm]))
     assert_close(run.global_model, federate_by_hand(sites, algorithm, **SETTINGS[algorithm]))
     assert run.rounds.groupby("round")["site"].agg(list).tolist() == [["site-1", "site-2"]] * ROUNDS
-    assert run.rounds["accuracy"].between(0, 1).all() and (run.rounds["steps"] > 0).all()
+    assert run.rounds["accuracy"].between(0, 1).all() and (run.rounds["weight"] > 0).all()
     assert list(run.cross_site.columns) == ["global", "best global", "site-1", "site-2"]
     assert run.cross_site.notna().all(axis=None)
     assert set(read_model(run.global_model_path)) == set(
@@ -536,31 +542,17 @@ def test_a_run_does_what_the_paper_says_and_leaves_a_whole_run(algorithm: str, s
 
 @pytest.mark.slow
 def test_five_sites_that_race_give_the_bits_of_one_process(five: list[Path], runs: Path, tmp_path: Path) -> None:
-    run = run_job(five, runs, algorithm="scaffold", rounds=2)
+    run = run_job(five, runs, ALGORITHMS["scaffold"](), rounds=2)
     assert run.sha256 == sha256(federate_in_process(five, "scaffold", tmp_path, rounds=2))
 
 
 @pytest.mark.slow
 def test_fedopt_goes_on_from_the_checkpoint(sites: list[Path], runs: Path) -> None:
-    choice = {"algorithm": "fedopt", "server_lr": 1.0, "server_momentum": 0.0}
-    cut = run_job(sites, runs, **choice, rounds=1)
-    whole = run_job(sites, runs, **choice, rounds=2, resume_from=cut)
+    fedopt = FedOpt(server_lr=1.0, server_momentum=0.0)
+    cut = run_job(sites, runs, fedopt, rounds=1)
+    whole = run_job(sites, runs, fedopt, rounds=2, resume=cut)
     assert cut.sha256 == sha256(average_differences(sites, 1))
     assert whole.sha256 == sha256(average_differences(sites, 2))
-
-
-@pytest.fixture
-def shipped_beside(sites: list[Path]) -> Iterator[Callable[[str], Any]]:
-    """A SCAFFOLD job of a learner that lies in tests/: FedJob does not find what it imports from code/."""
-
-    def build(fault: str) -> Any:
-        choice = {"algorithm": "scaffold", "learner": FaultyScaffoldLearner, "fault": fault, "rounds": ROUNDS}
-        job = build_job(sites[0].parent, **choice, **HOW)
-        for file in ("fl/scaffold.py", "fl/steps.py", "fl/model_learner.py"):
-            job.add_file_to_clients(str(CODE / file), dest_dir=str(Path(file).parent))
-        return job
-
-    yield build
 
 
 @pytest.mark.slow
@@ -575,8 +567,10 @@ def shipped_beside(sites: list[Path]) -> Iterator[Callable[[str], Any]]:
     ],
 )
 def test_controls_and_weights_of_a_faulty_site_are_refused(
-    fault: str, text: str, shipped_beside: Callable[[str], Any], runs: Path
+    fault: str, text: str, sites: list[Path], runs: Path
 ) -> None:
+    learner = FaultyScaffoldLearner(str(sites[0].parent), fault=fault, **HOW)
+    job = build_any_job(learner, Net(), rounds=ROUNDS, algorithm=ALGORITHMS["scaffold"]())
     with pytest.raises(SimulationError) as caught:
-        simulate(shipped_beside(fault), runs=runs, progress=False)
+        simulate(job, runs=runs, progress=False)
     assert text in str(caught.value).splitlines()[0]

@@ -23,29 +23,30 @@ from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
-from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
-from nvflare.app_common.widgets.metrics_artifact_writer import MetricsArtifactWriter
-from nvflare.app_common.widgets.validation_json_generator import ValidationJsonGenerator
-from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
 from nvflare.app_common.workflows.fedavg import FedAvg
-from nvflare.app_opt.pt.job_config.model import PTModel
 from nvflare.job_config.api import FedJob
 from nvflare.recipe import SimEnv
 
 from dl.train import Net, evaluate, load_data
 from fl.by_hand import federated_averaging
 from fl.executor import CIFAR10Executor
-from fl.job import CLIENTS, add_sites, build_job
+from fl.job import CLIENTS, build_job
 from fl.recipe import build_recipe
 from tutorial_utils.errors import TutorialError
-from tutorial_utils.learner import BestModel, LearnerError, to_numpy
+from tutorial_utils.keep import BestModel
+from tutorial_utils.learner import LearnerError, to_numpy
+from tutorial_utils.metric import Metric
 from tutorial_utils.results import Run, read_cross_site, read_model, sha256
+from tutorial_utils.settings import Training
 from tutorial_utils.simulate import simulate
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 3
+EIGHT = Training(batch_size=8)
+METRIC = Metric("accuracy")
 # A script that ends with an error does so in a thread.
 SCRIPT_ENDS = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+OURS = {f"tutorial_utils/{name}.py" for name in ("learner", "keep", "metric", "values")}
 SHIPPED = {
     "learner": "fl/model_learner.py",
     "client-api": "fl/client_api.py",
@@ -73,7 +74,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def by_client(sites: list[Path], runs: Path, bare: Path) -> dict[str, Run]:
     """Three rounds of each client, two sites, every process bare."""
-    jobs = {client: build_job(sites[0].parent, rounds=ROUNDS, batch_size=8, client=client) for client in CLIENTS}
+    jobs = {client: build_job(sites[0].parent, 2, ROUNDS, EIGHT, client=client) for client in CLIENTS}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(bare))
         return {client: simulate(job, runs=runs, progress=False) for client, job in jobs.items()}
@@ -108,7 +109,9 @@ def test_each_client_gives_all_that_the_learner_gives(by_client: dict[str, Run],
     assert list(run.cross_site.columns) == ["global", "best global", "site-1", "site-2"]
     assert run.cross_site.notna().all(axis=None)
     for site in run.sites:
-        best = [BestModel(r.workspace / site / "simulate_job" / f"app_{site}").load() for r in by_client.values()]
+        best = [
+            BestModel(r.workspace / site / "simulate_job" / f"app_{site}", METRIC).load() for r in by_client.values()
+        ]
         assert len({(kept["score"], kept["round"], sha256(kept["params"])) for kept in best}) == 1
 
 
@@ -122,13 +125,13 @@ def test_recipe_exported_gives_all_that_the_learner_gives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(bare))
-    build_recipe(sites[0].parent, rounds=ROUNDS, batch_size=8).export(str(tmp_path))
+    build_recipe(sites[0].parent, rounds=ROUNDS, training=EIGHT).export(str(tmp_path))
     assert_same(simulate(tmp_path / "recipe", runs=runs, progress=False), by_client["learner"])
 
 
 @pytest.mark.slow
 def test_recipe_in_simenv_gives_the_same_bits(by_client: dict[str, Run], sites: list[Path], tmp_path: Path) -> None:
-    recipe = build_recipe(sites[0].parent, rounds=ROUNDS, batch_size=8)
+    recipe = build_recipe(sites[0].parent, rounds=ROUNDS, training=EIGHT)
     recipe.run(SimEnv(num_clients=2, workspace_root=str(tmp_path)))
     server = tmp_path / "recipe/server/simulate_job"
     run = by_client["learner"]
@@ -140,15 +143,8 @@ def test_recipe_in_simenv_gives_the_same_bits(by_client: dict[str, Run], sites: 
 def test_learner_on_the_newer_fedavg_gives_the_same_bits(
     by_client: dict[str, Run], sites: list[Path], runs: Path
 ) -> None:
-    job = FedJob(name="newer-fedavg", min_clients=2)
-    ids = job.to_server(PTModel(Net()))
-    job.to_server(IntimeModelSelector(key_metric="accuracy"), id="model_selector")
-    job.to_server(MetricsArtifactWriter(), id="metrics_writer")
-    job.to_server(ValidationJsonGenerator(), id="json_generator")
-    job.to_server(FedAvg(num_clients=2, num_rounds=ROUNDS, persistor_id=ids["persistor_id"]))
-    job.to_server(CrossSiteModelEval(model_locator_id=ids["locator_id"], task_check_period=0.1))
-    job.to_server({"server": {"task_request_interval": 0.05}})
-    add_sites(job, sites[0].parent, batch_size=8)
+    newer = FedAvg(num_clients=2, num_rounds=ROUNDS, persistor_id="persistor")
+    job = build_job(sites[0].parent, 2, ROUNDS, EIGHT, name="newer-fedavg", workflow=newer)
     assert_same(simulate(job, runs=runs, progress=False), by_client["learner"])
 
 
@@ -159,7 +155,7 @@ def test_what_ships(client: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     job.export_job("jobs")
     custom = tmp_path / "jobs/job/app/custom"
     files = {str(path.relative_to(custom)) for path in custom.rglob("*.py")}
-    assert files == {"dl/train.py", "fl/aggregator.py", "tutorial_utils/learner.py", SHIPPED[client]}
+    assert files == {"dl/train.py", "tutorial_utils/algorithms/aggregator.py", *OURS, SHIPPED[client]}
     for name in ("dl/train.py", SHIPPED[client]):
         assert (custom / name).read_text() == (ROOT / "code" / name).read_text()
     assert str(ROOT) not in (custom.parent / "config/config_fed_client.json").read_text()
@@ -171,7 +167,7 @@ def test_what_a_recipe_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     recipe.export("jobs")
     custom = tmp_path / "jobs/recipe/app/custom"
     files = {str(path.relative_to(custom)) for path in custom.rglob("*.py")}
-    assert files == {"dl/train.py", "fl/client_api.py", "tutorial_utils/learner.py"}
+    assert files == {"dl/train.py", "fl/client_api.py", *OURS}
     assert str(ROOT) not in (custom.parent / "config/config_fed_client.json").read_text()
 
 
@@ -183,8 +179,9 @@ def read_executor(job: FedJob, folder: Path) -> dict:
 
 def test_settings_reach_the_configuration(tmp_path: Path) -> None:
     how = {"epochs": 2, "lr": 0.1, "batch_size": 4, "momentum": 0.5, "seed": 9}
-    assert read_executor(build_job("$SITE_DATA", client="executor", **how), tmp_path) == {"data": "$SITE_DATA", **how}
-    script = read_executor(build_job("$SITE_DATA", client="client-api", **how), tmp_path)
+    jobs = [build_job("$SITE_DATA", training=Training(**how), client=client) for client in ("executor", "client-api")]
+    assert read_executor(jobs[0], tmp_path) == {"data": "$SITE_DATA", **how}
+    script = read_executor(jobs[1], tmp_path)
     words = "--data $SITE_DATA --epochs 2 --lr 0.1 --batch-size 4 --momentum 0.5 --seed 9"
     assert script["task_script_args"] == words
 
@@ -192,7 +189,7 @@ def test_settings_reach_the_configuration(tmp_path: Path) -> None:
 def test_jobs_say_what_is_wrong() -> None:
     with pytest.raises(TutorialError, match="no client 'agent': choose one of learner, client-api, executor"):
         build_job("sites", client="agent")
-    with pytest.raises(TutorialError, match=r"'my sites' has a space.*\$SITE_DATA"):
+    with pytest.raises(TutorialError, match=r"my sites' has a space.*\$SITE_DATA"):
         build_job("my sites", client="client-api")
     with pytest.raises(TutorialError, match="rounds is 0"):
         build_recipe("sites", rounds=0)
@@ -211,7 +208,7 @@ class Site:
     """One site, in this process: an executor with the job's files around it, and a task at a time."""
 
     def __init__(self, client: str, data: str, root: Path, **settings: object) -> None:
-        job = build_job(data, client=client, name="job", **settings)
+        job = build_job(data, client=client, name="job", training=Training(**settings))
         self.executor: Executor
         if client == "client-api":
             args = read_executor(job, root / "exported")
@@ -227,7 +224,7 @@ class Site:
         engine = SimpleNamespace(get_workspace=lambda: self.workspace, fire_event=lambda event_type, fl_ctx: None)
         self.manager = FLContextManager(engine, "site-1", "run", public_stickers={}, private_stickers={})
         self.signal = Signal()
-        self.best = BestModel(self.workspace.get_app_dir("run"))
+        self.best = BestModel(self.workspace.get_app_dir("run"), METRIC)
         self.fire(EventType.START_RUN)
 
     def context(self) -> FLContext:

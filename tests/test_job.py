@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pyhocon import ConfigFactory
 
 from dl.train import Net
 from fl.by_hand import federated_averaging
 from fl.job import build_job
 from tutorial_utils.results import read_cross_site, read_model, sha256
+from tutorial_utils.settings import Training
 
 ROOT = Path(__file__).parents[1]
 NVFLARE = Path(sys.executable).with_name("nvflare")
@@ -54,12 +56,19 @@ def read_config(job: Path, name: str) -> dict[str, Any]:
 def test_what_ships(exported: Path) -> None:
     custom = exported / "app/custom"
     shipped = {str(path.relative_to(custom)) for path in custom.rglob("*.py")}
-    assert shipped == {"dl/train.py", "fl/aggregator.py", "fl/model_learner.py", "tutorial_utils/learner.py"}
+    assert shipped == {
+        "dl/train.py",
+        "fl/model_learner.py",
+        "tutorial_utils/algorithms/aggregator.py",
+        *(f"tutorial_utils/{name}.py" for name in ("learner", "keep", "metric", "values")),
+    }
+    assert sha256(torch.load(custom / "first_model.pt", weights_only=True)) == sha256(Net().state_dict())
     assert (custom / "dl/train.py").read_text() == (ROOT / "code/dl/train.py").read_text()
 
 
 def test_settings_reach_the_configuration(tmp_path: Path) -> None:
-    job = build_job("$SITE_DATA", sites=3, rounds=7, epochs=2, lr=0.1, batch_size=4, momentum=0.5, seed=9)
+    training = Training(epochs=2, lr=0.1, batch_size=4, momentum=0.5, seed=9)
+    job = build_job("$SITE_DATA", sites=3, rounds=7, training=training)
     job.export_job(str(tmp_path))
     job_folder = tmp_path / "modellearner"
     learner = read_config(job_folder, "client")["components"][0]
@@ -67,10 +76,16 @@ def test_settings_reach_the_configuration(tmp_path: Path) -> None:
     assert learner["args"] == expected
     server = read_config(job_folder, "server")
     assert server["workflows"][0]["args"]["num_rounds"] == 7
-    assert server["components"][0]["args"]["model"] == {"path": "dl.train.Net", "args": {"seed": 9}}
+    assert server["components"][0]["args"] == {"source_ckpt_file_full_name": "first_model.pt"}
+    first = torch.load(job_folder / "app/custom/first_model.pt", weights_only=True)
+    assert sha256(first) == sha256(Net(9).state_dict()) != sha256(Net(0).state_dict())
     meta = json.loads((job_folder / "meta.json").read_text())
     assert meta["min_clients"] == 3
-    assert meta["custom_props"] == {"sites": 3, "data": "$SITE_DATA"}
+    assert meta["custom_props"] == {
+        "sites": ["site-1", "site-2", "site-3"],
+        "data": "$SITE_DATA",
+        "metric": {"name": "accuracy", "higher_is_better": True, "fraction": None},
+    }
 
 
 def test_historical_commands_give_the_same_job_and_the_same_bits(

@@ -16,7 +16,9 @@ from nvflare.app_common.abstract.model_learner import ModelLearner
 from dl.train import Net, evaluate, load_data
 from fl.by_hand import federated_averaging
 from fl.model_learner import CIFAR10ModelLearner
-from tutorial_utils.learner import LearnerError, PTModelLearner, _place, round_seed, test_drive, to_numpy
+from tutorial_utils.drive import place, test_drive
+from tutorial_utils.keep import BestModel
+from tutorial_utils.learner import LearnerError, PTModelLearner, round_seed, to_numpy
 from tutorial_utils.results import sha256
 
 
@@ -28,7 +30,7 @@ def make(sites: list[Path], **settings: object) -> CIFAR10ModelLearner:
 def placed(sites: list[Path], tmp_path: Path) -> CIFAR10ModelLearner:
     """A learner of site-1 that is initialized and ready for single calls."""
     learner = make(sites)
-    _place(learner, "site-1", str(tmp_path), Signal())
+    place(learner, "site-1", str(tmp_path), Signal())
     learner.initialize()
     return learner
 
@@ -61,7 +63,7 @@ def test_best_model_is_the_best_of_the_rounds_and_survives_a_new_process(
     placed.current_round = 0
     good = placed.train(weights()).params
     again = make(sites)  # FLARE starts a new process for the next task: nothing is left in memory
-    _place(again, "site-1", str(tmp_path), Signal())
+    place(again, "site-1", str(tmp_path), Signal())
     again.initialize()
     again.configure(FLModel(params={"lr": 10.0}))  # ruins the net
     again.current_round = 1
@@ -97,7 +99,7 @@ def test_abort_from_another_thread_ends_training_between_batches(sites: list[Pat
 def test_aborted_training_is_not_kept_as_a_model(placed: CIFAR10ModelLearner) -> None:
     placed.abort_signal.trigger("test")
     assert placed.train(weights()) == ReturnCode.TASK_ABORTED
-    assert not placed.best_path().exists()
+    assert not BestModel(placed.app_root, placed.metric).path.exists()
 
 
 def test_steps_reported_are_steps_done(placed: CIFAR10ModelLearner) -> None:

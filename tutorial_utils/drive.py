@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -195,21 +196,26 @@ def score_models(learner: PTModelLearner, models: Mapping[str, Params], sites: S
 
 @contextmanager
 def placed(learner: ModelLearner, site: str, signal: Signal) -> Iterator[ModelLearner]:
-    """Set what FLARE's executor sets on a learner before its first task, initialize it, and finalize it at the end."""
-    if not hasattr(learner, "abort_signal"):
-        raise LearnerError("call super().__init__() in the constructor of your learner.")
+    """A learner at a site, initialized; finalized at the end."""
     with tempfile.TemporaryDirectory() as folder:
-        engine = SimpleNamespace(fire_event=lambda event_type, fl_ctx: None)  # logging a warning fires an event
-        contexts = FLContextManager(engine, site, "test_drive", public_stickers={}, private_stickers={})
-        learner.fl_ctx = contexts.new_context()
-        learner.site_name, learner.job_id = site, "test_drive"
-        learner.app_root = learner.job_root = learner.workspace_root = folder
-        learner.abort_signal = signal
+        place(learner, site, folder, signal)
         learner.initialize()
         try:
             yield learner
         finally:
             learner.finalize()
+
+
+def place(learner: ModelLearner, site: str, folder: str | Path, signal: Signal) -> None:
+    """Set what FLARE's executor sets on a learner before its first task; `folder` is the app's own at the site."""
+    if not hasattr(learner, "abort_signal"):
+        raise LearnerError("call super().__init__() in the constructor of your learner.")
+    engine = SimpleNamespace(fire_event=lambda event_type, fl_ctx: None)  # logging a warning fires an event
+    contexts = FLContextManager(engine, site, "test_drive", public_stickers={}, private_stickers={})
+    learner.fl_ctx = contexts.new_context()
+    learner.site_name, learner.job_id = site, "test_drive"
+    learner.app_root = learner.job_root = learner.workspace_root = str(folder)
+    learner.abort_signal = signal
 
 
 def _first(net: nn.Module | Params) -> dict[str, np.ndarray]:

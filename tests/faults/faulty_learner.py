@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nvflare.apis.fl_constant import ReturnCode
@@ -26,22 +27,11 @@ class FaultyLearner(CIFAR10ModelLearner):
             "nan", "shape", "lack": its update holds NaN, a wrong shape, or lacks a layer;
             "difference": it sends differences where the job expects weights.
         site, at_round: where and when. Evaluation comes after the last round.
-        epochs, lr, batch_size, momentum, seed: as in CIFAR10ModelLearner.
+        *args, **kwargs: as in CIFAR10ModelLearner.
     """
 
-    def __init__(
-        self,
-        data: str,
-        fault: str,
-        site: str = "site-2",
-        at_round: int = 1,
-        epochs: int = 1,
-        lr: float = 0.01,
-        batch_size: int = 32,
-        momentum: float = 0.9,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(data, epochs, lr, batch_size, momentum, seed)
+    def __init__(self, *args: Any, fault: str = "", site: str = "site-2", at_round: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.fault = fault
         self.site = site
         self.at_round = at_round

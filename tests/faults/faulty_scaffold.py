@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from nvflare.apis.dxo import DataKind
 from nvflare.app_common.abstract.fl_model import FLModel
 
-from tutorial_utils.algorithms.scaffold import CHANGE, WEIGHTS, ScaffoldLearner
+from fl.model_learner import CIFAR10ModelLearner
+from tutorial_utils.algorithms.scaffold import CHANGE, WEIGHTS
 
 
-class FaultyScaffoldLearner(ScaffoldLearner):
+class FaultyScaffoldLearner(CIFAR10ModelLearner):
     """At site-2, from round 1 on. `fault`: "nan" in its controls, or "difference" where weights belong."""
 
-    def __init__(
-        self,
-        data: str,
-        fault: str,
-        epochs: int = 1,
-        lr: float = 0.01,
-        batch_size: int = 32,
-        momentum: float = 0.9,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(data, epochs, lr, batch_size, momentum, seed)
+    def __init__(self, *args: Any, fault: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.fault = fault
 
     def train(self, model: FLModel) -> FLModel | str:

@@ -6,8 +6,9 @@ A new one is a class here, and its parts in a module beside.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 from nvflare.app_common.abstract.shareable_generator import ShareableGenerator
@@ -54,7 +55,7 @@ class FedProx(FedAvg):
     name: ClassVar[str] = "fedprox"
 
     def __post_init__(self) -> None:
-        check("mu", self.mu, 0 <= self.mu < math.inf, "0 or more")
+        check("mu", self.mu, lambda mu: 0 <= mu < math.inf, "0 or more")
 
     def site(self) -> SiteAlgorithm:
         return FedProxSite(self.mu)
@@ -70,8 +71,8 @@ class FedOpt(FedAvg):
     sends: ClassVar[str] = "WEIGHT_DIFF"
 
     def __post_init__(self) -> None:
-        check("server_lr", self.server_lr, 0 < self.server_lr < math.inf, "more than 0")
-        check("server_momentum", self.server_momentum, 0 <= self.server_momentum < 1, "from 0 to less than 1")
+        check("server_lr", self.server_lr, lambda lr: 0 < lr < math.inf, "more than 0")
+        check("server_momentum", self.server_momentum, lambda momentum: 0 <= momentum < 1, "from 0 to less than 1")
 
     def site(self) -> SiteAlgorithm:
         return DifferenceSite()
@@ -95,7 +96,7 @@ class Scaffold(FedAvg):
 ALGORITHMS: Mapping[str, type[FedAvg]] = {kind.name: kind for kind in (FedAvg, FedProx, FedOpt, Scaffold)}
 
 
-def check(name: str, value: float, fits: bool, wanted: str) -> None:
-    """JobError for a setting out of its range."""
-    if not fits:
-        raise JobError(f"{name} is {value}: it must be {wanted}.")
+def check(name: str, value: object, fits: Callable[[float], bool], wanted: str) -> None:
+    """JobError for a setting that is no number, or one out of its range."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not fits(value):
+        raise JobError(f"{name} is {value!r}: it must be {wanted}.")
