@@ -109,7 +109,8 @@ def test_each_client_gives_all_that_the_learner_gives(by_client: dict[str, Run],
     assert list(run.cross_site.columns) == ["global", "best global", "site-1", "site-2"]
     assert run.cross_site.notna().all(axis=None)
     for site in run.sites:
-        best = [
+        kept_at = [r.site_folder(site) / f"app_{site}" for r in by_client.values()]
+        best = [BestModel(folder, METRIC).load() for folder in kept_at]
             BestModel(r.workspace / site / "simulate_job" / f"app_{site}", METRIC).load() for r in by_client.values()
         ]
         assert len({(kept["score"], kept["round"], sha256(kept["params"])) for kept in best}) == 1
