@@ -111,8 +111,6 @@ def test_each_client_gives_all_that_the_learner_gives(by_client: dict[str, Run],
     for site in run.sites:
         kept_at = [r.site_folder(site) / f"app_{site}" for r in by_client.values()]
         best = [BestModel(folder, METRIC).load() for folder in kept_at]
-            BestModel(r.workspace / site / "simulate_job" / f"app_{site}", METRIC).load() for r in by_client.values()
-        ]
         assert len({(kept["score"], kept["round"], sha256(kept["params"])) for kept in best}) == 1
 
 
