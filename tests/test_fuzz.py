@@ -425,17 +425,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_dataset(folder, toy_splits(), name="toy", classes=("a", "b", "c"), source="made for a test")
 
 
-CARD = {
-    "format": 1,
-    "name": "toy",
-    "classes": ["a", "b", "c"],
-    "source": "made for a test",
-    "site": None,
-    "counts": SIZES,
-    "sha256": dict.fromkeys(SPLITS, "0" * 64),
-}
-
-
 def card_of(dataset: Dataset) -> dict[str, Any]:
     return json.loads((dataset.folder / "dataset.json").read_text())
 
@@ -446,6 +435,8 @@ def check_dataset(read: Dataset, like: Dataset) -> None:
     assert all(isinstance(text, str) and text.isprintable() for text in texts)
     assert isinstance(read.classes, tuple) and len(set(read.classes)) == len(read.classes)
     assert (read.folder, read.counts, read.sha256) == (like.folder, like.counts, like.sha256)
+    assert (read.shape, read.dtype) == (like.shape, like.dtype) and all(type(size) is int for size in read.shape)
+    assert read.part_of is None or set(read.part_of) == set(SPLITS)
     assert all(type(count) is int for count in read.counts.values())
 
 
@@ -480,7 +471,10 @@ def test_card_with_any_json(data: st.DataObject, toy: Dataset) -> None:
         for value in ("abc", ["a", "a", "c"], [], ["a", "b"], ["a", "b", 3], {"a": 1, "b": 2, "c": 3})
     ]
     + [("counts", SIZES | change_) for change_ in ({"more": 1}, {"train": 6.0}, {"train": "6"}, {"train": 7})]
-    + [("counts", []), ("sha256", {}), ("sha256", None), ("folder", "elsewhere"), ("unknown", 1)],
+    + [("counts", []), ("sha256", {}), ("sha256", None), ("folder", "elsewhere"), ("unknown", 1)]
+    + [("shape", value) for value in ([3, 32, 31], [3.0, 32, 32], [3, 32], 3, None, "3x3", [32, 32, 3])]
+    + [("dtype", value) for value in ("uint16", "int8", None, 1, "O")]
+    + [("part_of", value) for value in ({}, [], "", 0, {"train": "a"}, dict.fromkeys(SPLITS, 1))],
 )
 def test_a_card_that_would_mislead_is_refused(field: str, value: Any, toy: Dataset, tmp_path: Path) -> None:
     folder = shutil.copytree(toy.folder, tmp_path / "toy")
@@ -498,7 +492,7 @@ def test_a_count_that_is_true_is_no_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change_", [{"classes": ["a", "a", "c"]}, {"classes": [1, 2, 3]}, {"name": 5}, {"site": 1}])
 def test_what_would_not_be_read_is_not_written(change_: dict[str, Any], tmp_path: Path) -> None:
     about = {"name": "toy", "classes": ["a", "b", "c"], "source": "made for a test"} | change_
-    with pytest.raises(DataError, match="toy cannot be written"):
+    with pytest.raises(DataError, match="cannot be described so"):
         write_dataset(tmp_path / "toy", toy_splits(), **about)
     assert list(tmp_path.iterdir()) == []
 
@@ -762,7 +756,7 @@ def dataset_of(labels: dict[str, list[int]], folder: Path) -> Dataset:
         images = np.zeros((len(numbers), 3, 32, 32), np.uint8)
         images[:, 0, 0, 0] = np.arange(len(numbers))
         splits[split] = images, np.array(numbers)
-    return write_dataset(folder, splits, name="toy", classes="abcd", source="made for a test")
+    return write_dataset(folder, splits, name="toy", classes=list("abcd"), source="made for a test")
 
 
 @few

@@ -217,7 +217,7 @@ def test_a_site_is_a_dataset_folder_with_its_own_mix(digits: Dataset, tmp_path: 
         mix = [np.bincount(site.arrays(split)[1], minlength=10) / site.counts[split] for split in SPLITS]
         assert np.abs(mix[0] - mix[1]).max() < 0.03 and np.abs(mix[0] - mix[2]).max() < 0.03
     card = json.loads((tmp_path / "out" / "split.json").read_text())
-    assert (card["sites"], card["alpha"], card["seed"], card["sha256"]) == (2, 0.3, 0, digits.sha256)
+    assert [card[key] for key in ("sites", "alpha", "seed", "sha256")] == [["site-1", "site-2"], 0.3, 0, digits.sha256]
 
 
 def test_the_same_arguments_give_the_same_split(small: Dataset, tmp_path: Path) -> None:
@@ -255,12 +255,13 @@ def test_the_default_folder_lies_beside_the_data(tmp_path: Path, monkeypatch: py
     assert skew[0].parent == tmp_path / "toy-2-sites-quantity-0.5-seed-0"
 
 
-def test_a_split_of_before_there_were_other_kinds_is_still_there(small: Dataset, tmp_path: Path) -> None:
+def test_a_split_of_another_version_says_so(small: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    paths = split_dataset(small.folder, 2, out=out)
+    split_dataset(small.folder, 2, out=out)
     card = json.loads((out / "split.json").read_text())
-    (out / "split.json").write_text(json.dumps({k: v for k, v in card.items() if v is not None}))
-    assert split_dataset(small.folder, 2, out=out) == paths
+    (out / "split.json").write_text(json.dumps(card | {"format": 1, "sites": 2}))
+    with pytest.raises(PartitionError, match=r"dealt by another version: delete the whole of it"):
+        split_dataset(small.folder, 2, out=out)
 
 
 @pytest.mark.parametrize(
@@ -308,10 +309,11 @@ def test_an_interrupt_leaves_nothing(small: Dataset, tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("sites", [0, -1, 1.5, "2", True, None, math.nan])
+@pytest.mark.parametrize("sites", [0, -1, 1.5, "2", True, None, math.nan, 10**9, [], ["a", "a"], ["a/b"], ["server"]])
 def test_sites_that_make_no_sense(sites: object, small: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(PartitionError, match="sites is"):
+    with pytest.raises(PartitionError, match=r"sites (is|names)|A site cannot be called"):
         split_dataset(small.folder, sites, out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("alpha", [0, -0.3, math.nan, math.inf, 1e9, "iid"])
@@ -326,7 +328,7 @@ def test_seeds_that_make_no_sense(seed: object, small: Dataset, tmp_path: Path) 
         split_dataset(small.folder, 2, seed=seed, out=tmp_path / "out")
 
 
-@pytest.mark.parametrize("sites, alpha", [(4, 0.3), (10**9, 0.3), (4, None), (3, 0.001)])
+@pytest.mark.parametrize("sites, alpha", [(4, 0.3), (10_000, 0.3), (4, None), (3, 0.001)])
 def test_sites_that_cannot_be_filled(sites: int, alpha: float | None, small: Dataset, tmp_path: Path) -> None:
     with pytest.raises(PartitionError, match=rf"(iid|alpha {alpha}) leaves .* {sites} sites: ask for fewer"):
         split_dataset(small.folder, sites, alpha=alpha, out=tmp_path / "out")

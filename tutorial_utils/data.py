@@ -12,18 +12,21 @@ import socket
 import tarfile
 import tempfile
 from http.client import HTTPException
+from itertools import chain, islice
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 
 from tutorial_utils.errors import DataError, OfflineError
-from tutorial_utils.folder import SPLITS, Dataset, check_arrays, explained, read_dataset, write_dataset
+from tutorial_utils.folder import SPLITS, Dataset, check_arrays, expand, explained, read_dataset, write_dataset
 
 __all__ = ["SPLITS", "DataError", "Dataset", "prepare", "read_dataset", "subset", "write_dataset"]
 PATIENCE = 6.0  # seconds without a word from the server after which a download is given up
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS_CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm")
 log = logging.getLogger(__name__)
 
 
@@ -43,7 +46,7 @@ def prepare(
         raise DataError("The dataset is auto, cifar10 or digits; a source goes with the first two only.")
     if source is not None:  # who names a copy wants it, and wants to hear of a wrong path at once
         dataset, source = "cifar10", _find_copy(source)
-    target = Path(out or Path(root, "digits" if dataset == "digits" else "cifar10")).expanduser()
+    target = expand(out or Path(root, "digits" if dataset == "digits" else "cifar10"))
     if ready := _prepared(target, dataset):
         return ready
     if dataset != "digits":
@@ -55,33 +58,52 @@ def prepare(
             if dataset == "cifar10":
                 raise
             log.info("%s\nTaking the digits that scikit-learn ships instead of CIFAR-10.", error)
-    target = Path(out or Path(root, "digits")).expanduser()
+    target = expand(out or Path(root, "digits"))
     return _prepared(target, "digits") or _make_digits(target)
 
 
 def subset(dataset: Dataset, images: int | None) -> Dataset:
     """At most so many of the training images, each class in its share, in a folder of their own; None is all.
 
-    The valid and test images stay as they are, so that accuracies can be compared.
+    The valid and test images stay as they are, so that scores can be compared. The folder lies beside the dataset's;
+    its card holds the SHA-256 of what it was taken from, and it is refused where that is not this dataset.
     """
-    if images is None or images >= dataset.counts["train"]:
+    if images is None:
         return dataset
-    from sklearn.model_selection import train_test_split
-
+    if not isinstance(images, Integral) or isinstance(images, bool) or images < 1:
+        raise DataError(f"images is {images!r}: it must be a whole number above 0, or None for all.")
+    if images >= dataset.counts["train"]:
+        return dataset
     target = dataset.folder.with_name(f"{dataset.folder.name}-{images}-images")
     if ready := _prepared(target, dataset.name):
+        if ready.part_of != dataset.sha256:
+            raise DataError(f"{target} was taken from other images than {dataset.folder} holds now: delete it.")
         return ready
     splits = {split: dataset.arrays(split) for split in SPLITS}
-    labels = splits["train"][1]
-    with explained(f"{images} images cannot be taken from {dataset.folder}: ask for more"):
-        few, _ = train_test_split(np.arange(len(labels)), train_size=images, stratify=labels, random_state=0)
+    few = _draw(splits["train"][1], int(images), dataset)
     splits["train"] = tuple(array[np.sort(few)] for array in splits["train"])
     about = {"name": dataset.name, "classes": dataset.classes, "source": dataset.source}
-    return write_dataset(target, splits, **about)
+    return write_dataset(target, splits, **about, site=dataset.site, part_of=dataset.sha256)
+
+
+def _draw(labels: np.ndarray, images: int, dataset: Dataset) -> np.ndarray:
+    """So many of the labels' places, each class in its share."""
+    from sklearn.model_selection import train_test_split
+
+    counts = np.bincount(labels)
+    if (counts == 1).any():
+        lone = dataset.classes[np.flatnonzero(counts == 1)[0]]
+        raise DataError(
+            f"{dataset.folder} has one training image of {lone!r}, and no share of it can be taken: add more."
+        )
+    with explained(
+        f"{images} of the {len(labels)} images in {dataset.folder} cannot be taken", "ask for another number"
+    ):
+        return train_test_split(np.arange(len(labels)), train_size=images, stratify=labels, random_state=0)[0]
 
 
 def _prepared(target: Path, dataset: str) -> Dataset | None:
-    with explained(f"{target} cannot be used: name another folder"):
+    with explained(f"{target} cannot be used", "name another folder"):
         if not target.exists() or not any(target.iterdir()):
             return None
     ready = read_dataset(target)
@@ -118,12 +140,12 @@ def _make_cifar10(target: Path, copy: Path | None) -> Dataset:
             log.warning("MD5 is not the official one, accepted as you named it: %s", ", ".join(other))
             phrase = "a copy, MD5 not the official one"
     else:
-        with explained(f"{target} cannot be written: name another folder"):
+        with explained(f"{target} cannot be written", "name another folder"):
             target.resolve().parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".download-", dir=target.resolve().parent) as temp:
                 batches, phrase = _read_batches(_download(temp)), "the official download"
     images, labels = (np.concatenate([batches[name][i] for name in BATCHES[:5]]) for i in (0, 1))
-    with explained("The training images cannot be split: name another copy"):
+    with explained("The training images cannot be split", "name another copy"):
         parts = train_test_split(np.arange(len(labels)), test_size=0.1, stratify=labels, random_state=0)
     splits = {s: (images[i], labels[i]) for s, i in zip(("train", "valid"), parts, strict=True)}
     splits["test"] = batches["test_batch"][:2]
@@ -132,23 +154,48 @@ def _make_cifar10(target: Path, copy: Path | None) -> Dataset:
 
 
 def _find_copy(source: str | Path) -> Path:
-    with explained(f"{source} cannot be read: name another copy"):
+    with explained(f"{str(source)!r} cannot be read", "name another copy"):
         source = Path(source).expanduser().resolve()
         for place in (source, source / "cifar-10-batches-py", source / "cifar-10-python.tar.gz"):
-            if place.is_file() or (place / BATCHES[0]).is_file():
+            if (place.is_file() and "cifar-100" not in place.name) or (place / BATCHES[0]).is_file():
                 return place
+        if (source / "dataset.json").is_file():
+            raise DataError(f"{source} is a dataset folder already: use it as it is, or name it as out.")
+        if other := _recognise(source):
+            raise DataError(_not_cifar10(source, other))
     names = "the folder cifar-10-batches-py, a folder that holds it, or cifar-10-python.tar.gz"
     raise DataError(f"There is no CIFAR-10 at {source}: name (--source, CIFAR10_SOURCE) {names}.")
 
 
+def _recognise(place: Path) -> str | None:
+    """What else a reader may have there, in words."""
+    names = {path.name for path in place.iterdir()} if place.is_dir() else {place.name} if place.exists() else set()
+    if {"train", "test", "meta"} <= names or any(name.startswith("cifar-100") for name in names):
+        return "CIFAR-100"
+    if any("-ubyte" in name for name in (*names, *(path.name for path in place.glob("raw/*")))):
+        return "data in the files of MNIST"
+    below = chain.from_iterable(place.glob(pattern) for pattern in ("*", "*/*", "*/*/*"))
+    pictures = any(path.suffix.lower() in PICTURES for path in islice(below, 10_000))
+    if pictures or any(path.is_dir() for name in ("train", "val", "test") for path in place.glob(f"{name}/*")):
+        return "a folder of pictures, as torchvision's ImageFolder reads it"
+    return None
+
+
+def _not_cifar10(place: Path, other: str) -> str:
+    advice = "read its images and labels yourself and hand them to write_dataset (data/README.md shows how)"
+    return f"{place} is {other}, and prepare makes a dataset folder of CIFAR-10 alone: {advice}."
+
+
 def _read_batches(place: Path) -> dict[str, tuple[np.ndarray, np.ndarray, str]]:
     """Images, labels and MD5 of each batch in a folder or an archive; nothing is unpacked to disk."""
-    with explained(f"{place} is not a whole CIFAR-10: fetch it again"):
+    with explained(f"{place} is not a whole CIFAR-10", "fetch it again"):
         if place.is_dir():
             return {name: _read_batch((place / name).read_bytes()) for name in BATCHES}
         found = {}
         with tarfile.open(place) as tar:
             for member in tar:  # in the archive's order: to go back in a gzip is to read it again
+                if "cifar-100" in member.name:
+                    raise DataError(_not_cifar10(place, "CIFAR-100"))
                 if member.isfile() and Path(member.name).name in BATCHES:
                     found[Path(member.name).name] = _read_batch(tar.extractfile(member).read())
         if missing := sorted(set(BATCHES) - set(found)):
@@ -172,6 +219,8 @@ def _read_batch(data: bytes) -> tuple[np.ndarray, np.ndarray, str]:
     batch = _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
     batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
     images, labels = batch["data"].reshape(-1, 3, 32, 32), np.asarray(batch["labels"])
+    if images.dtype != np.uint8:
+        raise ValueError(f"its images are {images.dtype}")
     check_arrays(images, labels, len(CIFAR10_CLASSES))
     return images, labels, hashlib.md5(data, usedforsecurity=False).hexdigest()
 
