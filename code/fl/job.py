@@ -23,7 +23,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ROOT / "code"
-sys.path.insert(0, str(CODE))  # the folder of dl/ and fl/: the job ships them by these names
+HERE = (
+    Path(__file__).resolve().parent
+)  # run by its path, Python looks here first: fl/ is no place for imports
+# the folder of dl/ and fl/: the job ships them by these names
+sys.path[:] = [str(CODE), *(entry for entry in sys.path if Path(entry or ".").resolve() != HERE)]
 
 from nvflare.job_config.script_runner import ScriptRunner
 
