@@ -26,7 +26,7 @@ CODE = ROOT / "code"
 HERE = (
     Path(__file__).resolve().parent
 )  # run by its path, Python looks here first: fl/ is no place for imports
-# the folder of dl/ and fl/: the job ships them by these names
+# The folder of dl/ and fl/: the job ships them by these names. Run by its path, Python looks into fl/ first.
 sys.path[:] = [str(CODE), *(entry for entry in sys.path if Path(entry or ".").resolve() != HERE)]
 
 from nvflare.job_config.script_runner import ScriptRunner
