@@ -23,10 +23,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ROOT / "code"
-HERE = (
-    Path(__file__).resolve().parent
-)  # run by its path, Python looks here first: fl/ is no place for imports
-# The folder of dl/ and fl/: the job ships them by these names. Run by its path, Python looks into fl/ first.
+HERE = Path(__file__).resolve().parent
+# The folder of dl/ and fl/: the job ships them by these names. Run by its path, Python would look into fl/.
 sys.path[:] = [str(CODE), *(entry for entry in sys.path if Path(entry or ".").resolve() != HERE)]
 
 from nvflare.job_config.script_runner import ScriptRunner
