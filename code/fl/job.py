@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ROOT / "code"
 HERE = Path(__file__).resolve().parent
-# The folder of dl/ and fl/: the job ships them by these names. Run by its path, Python would look into fl/.
+# The folder of dl/ and fl/: the job ships them by these names. By itself Python looks into fl/.
 sys.path[:] = [str(CODE), *(entry for entry in sys.path if Path(entry or ".").resolve() != HERE)]
 
 from nvflare.job_config.script_runner import ScriptRunner
