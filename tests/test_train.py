@@ -1,5 +1,6 @@
 """The script."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from dl.train import Net, evaluate, load_data, make_loader, normalize, predict, train
-from tutorial_utils.data import Dataset
+from dl.train import Net, evaluate, load_data, main, make_loader, normalize, predict, train
+from tutorial_utils.data import Dataset, write_dataset
 from tutorial_utils.results import sha256
 
 SCRIPT = Path(__file__).parents[1] / "code/dl/train.py"
@@ -66,27 +68,91 @@ def test_evaluate_agrees_with_predict(digits: Dataset) -> None:
     assert evaluate(Net(), data)["accuracy"] == pytest.approx(accuracy)
 
 
+def run_script(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
 def test_script_runs_and_its_weights_load(digits: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "new folder" / "model.pt"
-    command = [
-        sys.executable,
-        SCRIPT,
-        "--data",
-        digits.folder,
-        "--epochs",
-        "1",
-        "--batch-size",
-        "8",
-        "--out",
-        out,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run_script("--data", digits.folder, "--epochs", 1, "--batch-size", 8, "--out", out, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout
     Net().load_state_dict(torch.load(out, weights_only=True))
 
 
 def test_script_says_what_to_do_without_data(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, SCRIPT, "--data", tmp_path], capture_output=True, text=True)
+    done = run_script("--data", tmp_path, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "data/download.py" in done.stderr
+
+
+class Watched(nn.Module):
+    """A net that learns next to nothing and notes, batch by batch, whether it is in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3 * 32 * 32, 10)
+        self.modes: list[bool] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.modes.append(self.training)
+        return self.last(images.flatten(1))
+
+
+def test_every_epoch_trains_in_training_mode(digits: Dataset) -> None:
+    """Dropout and BatchNorm work otherwise in evaluation, which is where `evaluate` leaves the net."""
+    data, net, looks = load_data(digits.folder), Watched().eval(), []
+
+    def look(epoch: int, loss: float) -> None:
+        before = len(net.modes)
+        looks.append(net.modes[:])
+        evaluate(net, data.valid)
+        assert not any(net.modes[before:]), "and evaluation is evaluation"
+        net.modes.clear()
+
+    train(net, make_loader(data.train, 100, seed=0), epochs=2, after_epoch=look)
+    assert looks == [[True] * 12] * 2
+
+
+def printed(output: str) -> list[float]:
+    """The validation accuracies that the script prints, epoch by epoch, in per cent."""
+    return [float(number) for number in re.findall(r"validation accuracy ([\d.]+)%", output)]
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: object) -> None:
+    """The script in this process, where `import torch` is done, with `folder` as its current one."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+    main()
+
+
+def test_script_keeps_the_epoch_that_validation_chose(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Validation labels are shifted by one: the better the net learns, the worse it does there, and test likes it."""
+    (images, labels), rest = digits.arrays("train"), digits.arrays("test")
+    few = slice(0, 200)
+    splits = {"train": (images[few], labels[few]), "valid": (images[few], (labels[few] + 1) % 10), "test": rest}
+    made = write_dataset(tmp_path / "odd", splits, name="odd", classes=digits.classes, source="digits, valid is wrong")
+    run_main(monkeypatch, tmp_path, "--data", made.folder, "--epochs", 8, "--batch-size", 8, "--lr", 0.03)
+    output = capsys.readouterr().out
+    accuracies = printed(output)
+    assert len(accuracies) == 8 and max(accuracies) > accuracies[-1], "the last epoch is not the best one"
+    net, data = Net(), load_data(made.folder)
+    net.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    assert 100 * evaluate(net, data.valid)["accuracy"] == pytest.approx(max(accuracies), abs=0.06), "the best on valid"
+    test = float(re.search(r"test accuracy ([\d.]+)%", output).group(1))
+    assert 100 * evaluate(net, data.test)["accuracy"] == pytest.approx(test, abs=0.06), "the epoch that was kept"
+
+
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_script_reports_no_older_model(
+    epochs: int, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    torch.save(Net(7).state_dict(), tmp_path / "model.pt")
+    with pytest.raises(SystemExit) as ended:
+        run_main(monkeypatch, tmp_path, "--data", digits.folder, "--epochs", epochs)
+    assert ended.value.code == f"epochs is {epochs}: it must be 1 or more, or there is nothing to keep."
+    assert capsys.readouterr().out == ""

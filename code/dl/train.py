@@ -114,9 +114,9 @@ def train(
     """
     device = next(net.parameters()).device
     optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
-    net.train()
     steps = 0
     for epoch in range(1, epochs + 1):
+        net.train()  # each time anew: after_epoch may have evaluated the net
         total = torch.zeros((), device=device)
         for images, labels in loader:
             if stop():
@@ -168,6 +168,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("model.pt"), help="where the best weights go")
     args = parser.parse_args()
+    if args.epochs < 1:
+        raise SystemExit(f"epochs is {args.epochs}: it must be 1 or more, or there is nothing to keep.")
 
     torch.set_num_threads(
         1
