@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import Enum
 from numbers import Integral
 from pathlib import Path
@@ -33,6 +34,18 @@ def resolve_paths(part: object) -> None:
             continue
         if name == "data" or value.startswith(("./", "../", "~")):
             setattr(part, name, str(Path(value).expanduser().resolve()))
+
+
+def holds_sites(data: str, names: Sequence[str]) -> bool:
+    """Is it, as far as one sees here, a folder of site folders? A learner's `data` may be anything else, a table say.
+
+    What is not here, or named by a variable, is taken for one: a runner says what is missing.
+    """
+    folder = Path(data)
+    if "$" in data or not folder.exists():
+        return True
+    cards = (card for kind in ("dataset.json", "table.json") for card in folder.glob(f"*/{kind}"))
+    return any((folder / name).is_dir() for name in names) or any(cards)
 
 
 def check_arguments(part: object) -> None:

@@ -32,7 +32,7 @@ from nvflare.widgets.widget import Widget
 from torch import Tensor, nn
 
 from tutorial_utils import learner as shipped
-from tutorial_utils._checks import check_arguments, check_count, fit_checkpoint, resolve_paths
+from tutorial_utils._checks import check_arguments, check_count, fit_checkpoint, holds_sites, resolve_paths
 from tutorial_utils._ship import files_of, find_files
 from tutorial_utils.algorithms.aggregator import OrderedAggregator
 from tutorial_utils.algorithms.registry import FedAvg
@@ -203,7 +203,7 @@ def _begin(
     resolve_paths(learner)
     check_arguments(learner)
     props: dict[str, Any] = {"sites": list(names), "metric": asdict(metric)}
-    if isinstance(data := getattr(learner, "data", None), str):
+    if isinstance(data := getattr(learner, "data", None), str) and holds_sites(data, names):
         props["data"] = data
     job = LearnerJob(name, learner, state, names, rounds, props)
     if isinstance(learner, ModelLearner):

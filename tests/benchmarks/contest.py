@@ -16,7 +16,7 @@ from measure import Outcome, Spread, markdown, ratios, run_measured, say, spread
 from spec import Spec, find_code
 
 find_code()
-from tutorial_utils.report import score
+from fl.by_hand import score
 from tutorial_utils.results import sha256
 
 HERE = Path(__file__).resolve().parent

@@ -18,32 +18,31 @@ from spec import Spec, find_code
 find_code()
 sys.path.insert(0, str(Path(__file__).parent / "ancestor"))
 from nvflare.app_common.abstract.model_learner import ModelLearner
-from nvflare.app_common.executors.model_learner_executor import ModelLearnerExecutor
 from nvflare.job_config.api import FedJob
 
-from fl.job import add_server, add_sites, build_job
-from tutorial_utils import learner as shipped
+from dl.train import Net
+from fl import job as example
+from tutorial_utils import job as general
 from tutorial_utils._simulate import watch
 from tutorial_utils._simulate.job_folder import JobFolder
 from tutorial_utils.results import Run
+from tutorial_utils.settings import Training
 from tutorial_utils.simulate import simulate
-
-CODE = Path(sys.modules[add_sites.__module__].__file__).parents[1]
 
 
 def ours(spec: Spec) -> Run:
     """What `make run` and the notebooks do."""
-    return run_ours(spec, build_job(spec.data, spec.sites, **spec.training))
+    return run_ours(spec, build_job(spec))
 
 
 def defaults(spec: Spec) -> Run:
     """The same job with FLARE's own periods, in FLARE's own simulator."""
-    return run_plainly(spec, build_job(spec.data, spec.sites, **spec.training))
+    return run_plainly(spec, build_job(spec))
 
 
 def waits(spec: Spec) -> Run:
     """Our job, periods and all, in FLARE's own simulator: what ending early gives."""
-    return run_plainly(spec, build_job(spec.data, spec.sites, **spec.training), our_periods=True)
+    return run_plainly(spec, build_job(spec), our_periods=True)
 
 
 def long_naps(spec: Spec) -> Run:
@@ -64,7 +63,7 @@ def unpaced(spec: Spec) -> Run:
 
 def two_seconds(spec: Spec) -> Run:
     """Ours, but a site sleeps 2 s after every task, as FLARE has it."""
-    job = build_job(spec.data, spec.sites, **spec.training)
+    job = build_job(spec)
     job.to_server({"server": {"task_request_interval": 2.0}})
     return run_ours(spec, job)
 
@@ -89,8 +88,7 @@ def ancestor(spec: Spec) -> Run:
 def timed_learner(spec: Spec) -> ModelLearner:
     from timed_learner import TimedLearner
 
-    how = {name: value for name, value in spec.training.items() if name != "rounds"}
-    return quietly(TimedLearner, spec.data, **how)
+    return quietly(TimedLearner, spec.data, **spec.training)
 
 
 def quietly(learner: Callable[..., ModelLearner], *args: Any, **kwargs: Any) -> ModelLearner:
@@ -98,17 +96,14 @@ def quietly(learner: Callable[..., ModelLearner], *args: Any, **kwargs: Any) -> 
         return learner(*args, **kwargs)
 
 
+def build_job(spec: Spec) -> FedJob:
+    """The series' own job."""
+    return example.build_job(spec.data, spec.sites, spec.rounds, Training(**spec.training))
+
+
 def build_with(spec: Spec, learner: ModelLearner) -> FedJob:
-    """build_job with another learner; the files of the series that it needs are shipped by name."""
-    props = {"custom_props": {"sites": spec.sites, "rounds": spec.rounds}}
-    job = FedJob(name="benchmark", min_clients=spec.sites, meta_props=props)
-    add_server(job, spec.sites, spec.rounds, spec.seed)
-    job.to_clients(learner, id="learner")
-    job.to_clients(ModelLearnerExecutor(learner_id="learner"), tasks=["train", "validate", "submit_model"])
-    job.add_file_to_clients(shipped.__file__, dest_dir="tutorial_utils")
-    job.add_file_to_clients(str(CODE / "fl/model_learner.py"), dest_dir="fl")
-    job.add_file_to_clients(str(CODE / "dl/train.py"), dest_dir="dl")
-    return job
+    """The same with another learner."""
+    return general.build_job(learner, Net(spec.seed), sites=spec.sites, rounds=spec.rounds, name="benchmark")
 
 
 def run_ours(spec: Spec, job: FedJob) -> Run:

@@ -45,8 +45,8 @@ class Spec:
 
     @property
     def training(self) -> dict[str, Any]:
-        """What build_job takes besides data and sites."""
-        wanted = ("rounds", "epochs", "batch_size", "lr", "momentum", "seed")
+        """What tutorial_utils.settings.Training takes."""
+        wanted = ("epochs", "batch_size", "lr", "momentum", "seed")
         return {name: value for name, value in asdict(self).items() if name in wanted}
 
     def write(self) -> Path:

@@ -13,6 +13,7 @@ from torchvision import transforms
 
 from dl.train import Net
 from tutorial_utils.learner import PTModelLearner
+from tutorial_utils.metric import Metric
 
 BATCH_SIZE, WORKERS = 4, 2
 
@@ -36,6 +37,8 @@ class TransformedImages(Dataset):
 
 class AncestorLearner(PTModelLearner):
     """Args: data is ONE dataset folder, the same for every site; the others as in the series' learner."""
+
+    metric = Metric("accuracy", higher_is_better=True)
 
     def __init__(self, data: str, epochs: int = 1, lr: float = 0.01, momentum: float = 0.9, seed: int = 0) -> None:
         super().__init__(seed=seed, threads=torch.get_num_threads())
