@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import pickle
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,27 +15,38 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
+from nvflare.app_opt.pt.file_model_persistor import PTFileModelPersistor
 from nvflare.job_config.api import FedJob
 
+from dl.train import Net
 from faults.faulty_learner import FaultyLearner
-from fl.environments import PROJECT, describe, run_here, run_there
-from fl.job import build_job
+from fl.job import PROJECT, build_job
 from tutorial_utils import deploy, plots
-from tutorial_utils._deploy.admin import PlacedJob
+from tutorial_utils import job as general
+from tutorial_utils._deploy.apps import address, choose_sites, look_through
 from tutorial_utils._deploy.federation import place
-from tutorial_utils._deploy.kits import free_port, read_project
+from tutorial_utils._deploy.kits import copy_project, free_port, read_project
+from tutorial_utils._deploy.logs import parse_log
+from tutorial_utils._deploy.names import safe_name
+from tutorial_utils._deploy.result import judge, seconds_of, sites_of, unpack
 from tutorial_utils._deploy.services import Kept
 from tutorial_utils._simulate import keeper
+from tutorial_utils.data import Dataset
 from tutorial_utils.deploy import LocalFederation
-from tutorial_utils.errors import DeployedRunError, DeploymentError
+from tutorial_utils.errors import DeployedRunError, DeploymentError, JobError, TutorialError
+from tutorial_utils.partition import split_dataset
 from tutorial_utils.results import Run, sha256
+from tutorial_utils.settings import FAST, Training
 from tutorial_utils.simulate import simulate
 
+HOSPITALS = ["hospital-a", "hospital-b"]
+TRAINING = Training(batch_size=8)
 SLEEP = [sys.executable, "-c", "import time; time.sleep(1e9)"]
 
 
@@ -44,12 +59,23 @@ def wait_for(what: Callable[[], object], seconds: float = 60.0) -> object:
 
 
 def running_job(**settings: object) -> FedJob:
-    return build_job("$SITE_DATA", **{"rounds": 2, "batch_size": 8, **settings})
+    return build_job("$SITE_DATA", **{"sites": HOSPITALS, "rounds": 2, "training": TRAINING, **settings})
+
+
+def failing_job(fault: str, at_round: int) -> FedJob:
+    learner = FaultyLearner("$SITE_DATA", **asdict(TRAINING), fault=fault, site="hospital-b", at_round=at_round)
+    return general.build_job(learner, Net(0), sites=HOSPITALS, rounds=2, name="fails")
 
 
 def listens(port: int) -> bool:
     with socket.socket() as place:
         return place.connect_ex(("localhost", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def hospitals(digits: Dataset) -> list[Path]:
+    """The running example under other names."""
+    return split_dataset(digits.folder, HOSPITALS, alpha=FAST.alpha, seed=FAST.seed)
 
 
 # Without a federation
@@ -101,6 +127,33 @@ def test_a_site_without_data_is_refused_and_nothing_is_left(sites: list[Path], t
     assert not list(tmp_path.iterdir())
 
 
+def test_sites_can_be_others_than_the_project_files(hospitals: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(DeploymentError, match=r"no dataset folder for site-1, site-2: .* as sites="):
+        deploy.provision(PROJECT, hospitals, runs=tmp_path / "none")
+    federation = deploy.provision(PROJECT, hospitals, sites=HOSPITALS, runs=tmp_path / "runs")
+    assert federation.kits.sites == ("hospital-a", "hospital-b")
+    assert (federation.kits.folder / "hospital-b/startup/client.crt").is_file()
+    assert federation.data["hospital-b"] == federation.kits.folder / "hospital-b/data"
+    with pytest.raises(TutorialError, match="cannot be called"):
+        deploy.provision(PROJECT, hospitals, sites=["hospital a", "../b"], runs=tmp_path / "none")
+    assert not list((tmp_path / "none").glob("*"))
+
+
+def test_a_site_that_the_project_file_has_keeps_its_org(tmp_path: Path) -> None:
+    found, _ = copy_project(PROJECT, tmp_path, ["site-2", "site-9"])
+    orgs = {one["name"]: one["org"] for one in found["participants"] if one["type"] == "client"}
+    assert orgs == {"site-2": "hospital_b", "site-9": "hospital_a"}
+
+
+def test_the_proof_of_concept_wants_one_folder_of_folders(sites: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(sites[1], tmp_path / "elsewhere/site-2")
+    with pytest.raises(DeploymentError, match="side by side"):
+        deploy.run_in_poc(running_job(), PROJECT, [sites[0], tmp_path / "elsewhere/site-2"], runs=tmp_path / "runs")
+    with pytest.raises(DeploymentError, match="needs 2 sites of hospital-a, hospital-b, and connected are 2"):
+        deploy.run_in_poc(running_job(), PROJECT, sites, runs=tmp_path / "runs")
+    assert not list((tmp_path / "runs").iterdir())
+
+
 def test_a_folder_that_flare_would_split_is_refused(sites: list[Path], tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match="name another folder with runs="):
         deploy.provision(PROJECT, sites, runs=tmp_path / "my runs")
@@ -139,17 +192,148 @@ def test_a_server_that_cannot_start_says_why_and_leaves_no_process(sites: list[P
 
 def test_a_job_is_sent_with_its_guard_and_the_callers_is_left_alone(tmp_path: Path) -> None:
     job = running_job()
-    copy = place(job, tmp_path / "ours", min_sites=1)
-    PlacedJob(copy).export_job(str(tmp_path / "sent"))
-    sent = tmp_path / "sent" / job.name
-    assert json.loads((sent / "meta.json").read_text())["min_clients"] == 1
+    sent = place(job, tmp_path / "ours").path
     for config, kind in (("server", "ServerPulse"), ("client", "SitePulse")):
-        parts = json.loads((sent / f"app/config/config_fed_{config}.json").read_text())["components"]
-        assert parts[-1]["path"] == f"tutorial_utils._deploy.pulse.{kind}"
-    shipped = sent / "app/custom/tutorial_utils"
-    assert (shipped / "deployment/pulse.py").is_file() and (shipped / "runner/guard.py").is_file()
+        (file,) = sent.glob(f"*/config/config_fed_{config}.json")
+        assert json.loads(file.read_text())["components"][-1]["path"] == f"tutorial_utils._deploy.pulse.{kind}"
+        shipped = file.parents[1] / "custom/tutorial_utils"
+        assert (shipped / "_deploy/pulse.py").is_file() and (shipped / "_simulate/guard.py").is_file()
     job.export_job(str(tmp_path / "again"))
-    assert "Pulse" not in (tmp_path / "again" / job.name / "app/config/config_fed_server.json").read_text()
+    assert not [file for file in (tmp_path / "again").rglob("*.json") if "Pulse" in file.read_text()]
+
+
+def test_a_job_goes_to_the_sites_that_it_names(tmp_path: Path) -> None:
+    folder = place(running_job(), tmp_path / "named").path
+    assert choose_sites(folder, ["hospital-a", "hospital-b", "hospital-c"]) == ("hospital-a", "hospital-b")
+    with pytest.raises(DeploymentError, match=r"needs 2 sites of hospital-a, hospital-b, .* 2 \(hospital-a, site-2\)"):
+        choose_sites(folder, ["hospital-a", "site-2"])
+    address(folder, HOSPITALS, with_code=True)
+    (app,) = json.loads((folder / "meta.json").read_text())["deploy_map"].items()
+    assert set(app[1]) == {"server", "hospital-a", "hospital-b"} and (folder / app[0] / "custom").is_dir()
+
+
+def test_a_job_without_names_goes_to_whoever_is_connected(tmp_path: Path) -> None:
+    job = FedJob(name="plain", min_clients=2)
+    job.to_server(PTFileModelPersistor(), id="persistor")
+    job.export_job(str(tmp_path))
+    assert choose_sites(tmp_path / "plain", ["a", "b", "c"]) == ("a", "b", "c")
+    with pytest.raises(DeploymentError, match="needs 2 sites, and connected are none"):
+        choose_sites(tmp_path / "plain", [])
+
+
+def test_what_an_institute_reviews_is_what_is_sent(tmp_path: Path) -> None:
+    found = deploy.review(running_job(), runs=tmp_path)
+    assert found.classes == ("fl.model_learner.CIFAR10ModelLearner", "tutorial_utils._deploy.pulse.SitePulse")
+    assert {"dl/train.py", "fl/model_learner.py", "tutorial_utils/_deploy/pulse.py"} <= {
+        str(file.relative_to(found.code)) for file in found.code.rglob("*.py")
+    }
+    address(found.job, HOSPITALS, with_code=False)
+    apps = {
+        name: app
+        for app, who in json.loads((found.job / "meta.json").read_text())["deploy_map"].items()
+        for name in who
+    }
+    assert apps.keys() == {"server", *HOSPITALS} and apps["server"] != apps["hospital-a"] == apps["hospital-b"]
+    assert (found.job / apps["server"] / "custom").is_dir() and not (found.job / apps["hospital-a"] / "custom").exists()
+    assert not (found.job / apps["hospital-a"] / "config/config_fed_server.json").exists()
+    with pytest.raises(JobError, match="brings no code"):
+        look_through(found.job)
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("hospital-a", "hospital-a"),
+        ("admin@coordinator.org", "admin@coordinator.org"),
+        ("../../escaped", "escaped"),
+        ("/etc/passwd", "etc_passwd"),
+        ("..", "unnamed"),
+        ("", "unnamed"),
+        (None, "None"),
+        ("a\\b\0c\nd", "a_b_c_d"),
+        ("x" * 300, "x" * 100),
+    ],
+)
+def test_a_name_from_elsewhere_is_one_folder(name: object, safe: str) -> None:
+    assert safe_name(name) == safe and safe_name(safe) == safe
+
+
+def test_the_sites_of_a_job_are_those_that_took_it() -> None:
+    taken = ["server: OK", "hospital-b: OK", "hospital-a: OK"]
+    assert sites_of({"job_deploy_detail": taken}) == (("hospital-a", "hospital-b"), {})
+    partly = ["server: OK", "hospital-b: NVFLARE_ERROR: BYOC not permitted", "hospital-a: OK"]
+    assert sites_of({"job_deploy_detail": partly}) == (
+        ("hospital-a",),
+        {"hospital-b": "NVFLARE_ERROR: BYOC not permitted"},
+    )
+    none = ["server: OK", "site-1: NVFLARE_ERROR: x", "num_ok_sites 0 < required_min_sites 2"]
+    assert sites_of({"job_deploy_detail": none})[0] == ("site-1",) and sites_of({}) == ((), {})
+    with pytest.raises(DeploymentError, match="which no site is called"):
+        sites_of({"job_deploy_detail": ["server: OK", "../../../home: OK"]})
+
+
+@pytest.mark.parametrize(
+    ("duration", "seconds"), [("0:01:15.5", 75.5), ("N/A", 0), (None, 0), ("", 0), ("1 day, 0:00:01", 86401)]
+)
+def test_how_long_a_job_ran(duration: str | None, seconds: float) -> None:
+    assert seconds_of({"duration": duration}) == seconds
+
+
+def test_a_job_that_no_site_takes_says_why(tmp_path: Path) -> None:
+    meta = {
+        "status": "FINISHED:FAILED_TO_RUN",
+        "duration": "N/A",
+        "job_deploy_detail": ["server: OK", "hospital-a: NVFLARE_ERROR: BYOC not permitted"],
+    }
+    with pytest.raises(DeployedRunError) as caught:
+        unpack(tmp_path, tmp_path / "run", meta)
+    assert "before it ran at the server (hospital-a says: NVFLARE_ERROR: BYOC not permitted)" in str(caught.value)
+    assert "installed=True" in str(caught.value) and caught.value.status == "FINISHED:FAILED_TO_RUN"
+
+
+def test_where_a_site_lets_no_log_out_one_has_to_ask_there(tmp_path: Path) -> None:
+    running_job().export_job(str(tmp_path / "job"))
+    run = Run(tmp_path, ("hospital-a", "hospital-b"), 1.0)
+    (run.job_folder / "guard").mkdir(parents=True)
+    failure = {"reason": "it answered EXECUTION_EXCEPTION", "site": "hospital-b", "task": "train"}
+    state = {"phase": "ended", "round": 3, "served": list(run.sites), "open": {}, "lost": {}, "failure": failure}
+    (run.job_folder / "guard/state.json").write_text(json.dumps(state))
+    with pytest.raises(DeployedRunError) as caught:
+        judge(run, "FINISHED:EXECUTION_EXCEPTION")
+    first, *others = str(caught.value).splitlines()
+    assert first == "hospital-b failed in round 3: it answered EXECUTION_EXCEPTION."
+    assert any(line.startswith("hospital-b has sent no log") for line in others)
+    assert "resume_from" not in str(caught.value)
+
+
+LOG = """2026-11-26 00:30:49,646 - ModelLearnerExecutor - ERROR - [identity=site-2] - Learner failed: ValueError: full
+2026-11-26 00:30:49,647 - root - ERROR -  - Traceback (most recent call last):
+  File "learner.py", line 92, in _raise
+    raise ValueError("full")
+ValueError: full
+
+"""
+
+
+def test_a_sites_error_log_becomes_records() -> None:
+    first, second = parse_log(LOG)
+    assert first == {
+        "asctime": "2026-11-26 00:30:49,646",
+        "name": "ModelLearnerExecutor",
+        "levelname": "ERROR",
+        "message": "Learner failed: ValueError: full",
+    }
+    assert second["message"].startswith("Traceback") and second["message"].endswith("\nValueError: full")
+    assert parse_log("a format of the site's own\n") == [
+        {"asctime": "", "levelname": "ERROR", "message": "a format of the site's own"}
+    ]
+    assert parse_log("") == []
+
+
+def test_an_error_of_a_deployed_run_can_be_pickled(tmp_path: Path) -> None:
+    error = DeployedRunError("It failed.", Run(tmp_path, ("a", "b"), 1.5), "FINISHED:ABORTED")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.run, again.status) == (str(error), error.run, error.status)
 
 
 def test_a_family_ends_with_stop(tmp_path: Path) -> None:
@@ -200,15 +384,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def federation(sites: list[Path], folder: Path, home: Path) -> Iterator[LocalFederation]:
-    federation = deploy.provision(PROJECT, sites, runs=folder, name="federation")
+def federation(hospitals: list[Path], folder: Path, home: Path) -> Iterator[LocalFederation]:
+    federation = deploy.provision(PROJECT, hospitals, sites=HOSPITALS, runs=folder, name="federation")
     with federation:
         yield federation
 
 
 @pytest.fixture(scope="module")
-def simulated(sites: list[Path], folder: Path) -> Run:
-    return simulate(build_job(sites[0].parent, rounds=2, batch_size=8), runs=folder, name="simulated", progress=False)
+def elsewhere(federation: LocalFederation, folder: Path) -> Iterator[deploy.Federation]:
+    """The same one as an admin sees it who has a startup kit and nothing else."""
+    elsewhere = deploy.connect(federation.admin.kit, runs=folder / "elsewhere")
+    yield elsewhere
+    elsewhere.close()
+
+
+@pytest.fixture(scope="module")
+def simulated(hospitals: list[Path], folder: Path) -> Run:
+    job = build_job(hospitals[0].parent, HOSPITALS, rounds=2, training=TRAINING)
+    return simulate(job, runs=folder, name="simulated", progress=False)
 
 
 def same(run: Run, simulated: Run) -> bool:
@@ -220,34 +413,43 @@ def same(run: Run, simulated: Run) -> bool:
 
 @pytest.mark.slow
 def test_a_provisioned_run_is_the_simulators_to_the_bit(federation: LocalFederation, simulated: Run) -> None:
-    assert federation.sites() == ("site-1", "site-2")
+    assert federation.sites() == ("hospital-a", "hospital-b")
     run = federation.run(running_job(), progress=False)
-    assert run.sites == simulated.sites and same(run, simulated)
+    assert run.sites == simulated.sites == ("hospital-a", "hospital-b") and same(run, simulated)
     assert abs(run.bytes / simulated.bytes - 1) < 0.05 and 1 < run.seconds < 120
-    assert "ScatterAndGather" in run.log() and "site-1" in run.log("site-1")
+    assert "ScatterAndGather" in run.log() and "hospital-a" in run.log("hospital-a")
     figure = plots.cross_site_heatmap(run.cross_site, "scikit-learn digits", 399)
     assert figure.axes
     jobs = federation.jobs()
     assert jobs["name"].iloc[-1] == "modellearner" and jobs["status"].iloc[-1] == "FINISHED:COMPLETED"
+    job_id = jobs["job_id"].iloc[-1]
+    federation.wait_for_round(job_id, 2)  # that it has ended since is no reason to deny what it did
+    with pytest.raises(DeploymentError, match="FINISHED:COMPLETED after 2 of 3 rounds"):
+        federation.wait_for_round(job_id, 3)
+    assert federation.admin.error_logs(job_id) == {}
 
 
 @pytest.mark.slow
-def test_an_admin_elsewhere_gets_the_same_bits(federation: LocalFederation, simulated: Run, folder: Path) -> None:
-    """`job.py --env prod`: nothing but an admin's startup kit is known of the federation."""
-    run = run_there(running_job(), federation.admin.kit, folder)
-    assert same(run, simulated)
-    assert run.sha256 in describe(run)
+def test_the_command_line_asks_a_server_elsewhere(federation: LocalFederation, simulated: Run) -> None:
+    command = [sys.executable, PROJECT.with_name("job.py"), "--env", "prod", "--startup-kit", federation.admin.kit]
+    command += ["--sites", ",".join(HOSPITALS), "--rounds", "2", "--batch-size", "8"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert simulated.sha256 in done.stdout and "Connecting" not in done.stdout
 
 
 @pytest.mark.slow
-def test_the_proof_of_concept_gives_the_same_bits(sites: list[Path], simulated: Run, folder: Path, home: Path) -> None:
-    """`job.py --env poc`, and a user's own POC workspace is left alone."""
-    before = set(psutil.pids())
-    run = run_here("poc", running_job(), 2, sites[0].parent, None, folder, "poc")
-    assert same(run, simulated)
-    assert os.environ["NVFLARE_POC_WORKSPACE"] == str(home / "the-users-own-poc")
+def test_the_proof_of_concept_gives_the_same_bits(
+    hospitals: list[Path], simulated: Run, folder: Path, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It runs in a process of its own: our environment and output, and a user's POC workspace, are left alone."""
+    before, environment = set(psutil.pids()), dict(os.environ)
+    run = deploy.run_in_poc(running_job(), PROJECT, hospitals, runs=folder, name="poc", progress=False)
+    assert run.sites == ("hospital-a", "hospital-b") and same(run, simulated)
+    assert dict(os.environ) == environment and capfd.readouterr() == ("", "")
+    assert not (home / "the-users-own-poc").exists()
     started = [process for process in psutil.process_iter() if process.pid not in before]
-    assert not [process for process in started if "poc-poc" in " ".join(_command(process))]
+    assert not [process for process in started if str(folder / "poc") in " ".join(_command(process))]
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -267,8 +469,8 @@ def test_an_aborted_job_says_so(federation: LocalFederation) -> None:
     assert caught.value.status == "FINISHED:ABORTED" and len(caught.value.run.rounds)
     with pytest.raises(DeploymentError, match="knows no job 'nonsense'"):
         federation.abort("nonsense")
-    with pytest.raises(DeploymentError, match=r"needs 3 sites, and connected are 2 \(site-1, site-2\)"):
-        federation.submit(build_job("$SITE_DATA", sites=3))
+    with pytest.raises(DeploymentError, match=r"needs 3 sites of .*, and connected are 2 \(hospital-a, hospital-b\)"):
+        federation.submit(running_job(sites=[*HOSPITALS, "hospital-c"]))
     with pytest.raises(DeploymentError, match="min_sites is 3"):
         federation.submit(running_job(), min_sites=3)
 
@@ -277,59 +479,139 @@ def test_an_aborted_job_says_so(federation: LocalFederation) -> None:
 @pytest.mark.parametrize("min_sites", [None, 1])
 def test_a_site_that_is_killed_and_started_again(federation: LocalFederation, min_sites: int | None) -> None:
     """FLARE would wait for ever; here the job ends as its policy says, and the site takes part in the next one."""
-    job_id = federation.submit(running_job(rounds=6, epochs=2), min_sites=min_sites)
+    job_id = federation.submit(running_job(rounds=6, training=Training(2, batch_size=8)), min_sites=min_sites)
     federation.wait_for_round(job_id, 1)
-    federation.stop_site("site-2")
-    federation.start_site("site-2")
-    assert federation.sites() == ("site-1", "site-2")
+    federation.stop_site("hospital-b")
+    federation.start_site("hospital-b")
+    assert federation.sites() == ("hospital-a", "hospital-b")
     if min_sites is None:
-        with pytest.raises(DeployedRunError, match=r"site-2 failed in round .: it does not answer any more") as caught:
+        told = r"hospital-b failed in round .: it does not answer any more"
+        with pytest.raises(DeployedRunError, match=told) as caught:
             federation.watch(job_id, progress=False)
-        assert set(caught.value.run.rounds["site"]) == {"site-1", "site-2"}
+        assert set(caught.value.run.rounds["site"]) == set(HOSPITALS)
     else:
         run = federation.watch(job_id, progress=False)
-        assert run.rounds["round"].max() == 5 and set(run.missing[5]) == {"site-2"}
-        assert run.cross_site.index.tolist() == ["site-1"] and run.state["lost"].keys() == {"site-2"}
+        assert run.rounds["round"].max() == 5 and set(run.missing[5]) == {"hospital-b"}
+        assert run.cross_site.index.tolist() == ["hospital-a"] and run.state["lost"].keys() == {"hospital-b"}
 
 
 @pytest.mark.slow
-def test_a_sites_own_error_is_told(federation: LocalFederation) -> None:
-    job = running_job(learner=FaultyLearner, fault="raise in train", at_round=1)
-    with pytest.raises(DeployedRunError) as caught:
-        federation.run(job, progress=False)
-    assert "site-2 failed in round 1: ValueError: the disk of this site is full." in str(caught.value)
-    assert "Traceback" in str(caught.value)
+def test_a_sites_own_error_is_told(federation: LocalFederation, elsewhere: deploy.Federation) -> None:
+    """On this machine from the site's log; to an admin elsewhere from the one that the kits stream to the server."""
+    job_id = federation.submit(failing_job("raise in train", at_round=0))
+    for admin in (federation, elsewhere):
+        with pytest.raises(DeployedRunError) as caught:
+            admin.watch(job_id, progress=False, name="fails")
+        told = str(caught.value)
+        assert told.startswith("hospital-b failed in round 0: ValueError: the disk of this site is full.")
+        assert "fl/faulty_learner.py" in told or "faults/faulty_learner.py" in told
+        assert told.endswith("ValueError: the disk of this site is full")
+    assert (caught.value.run.workspace / "hospital-b/error_log.txt").is_file()
+    assert not (caught.value.run.workspace / "hospital-b/log.txt").exists()
+    assert (federation.kits.folder / f"server/storage/jobs-storage/{job_id}/ERRORLOG_hospital-b").is_file()
 
 
 @pytest.mark.slow
-def test_a_stranger_is_refused(federation: LocalFederation, sites: list[Path], folder: Path) -> None:
+def test_a_stranger_is_refused(federation: LocalFederation, hospitals: list[Path], folder: Path) -> None:
     """A site of the same name and project, with a certificate from another authority."""
-    strangers = deploy.provision(PROJECT, sites, runs=folder, name="strangers")
-    machine = strangers.kits.folder / "site-1"
+    strangers = deploy.provision(PROJECT, hospitals, sites=HOSPITALS, runs=folder, name="strangers")
+    machine = strangers.kits.folder / "hospital-a"
     settings = machine / "startup/fed_client.json"
     theirs, ours = (one.admin.address[1] for one in (strangers, federation))
     settings.write_text(settings.read_text().replace(f"localhost:{theirs}", f"localhost:{ours}"))
-    federation.stop_site("site-1")
+    federation.stop_site("hospital-a")
+    log = federation.kits.folder / "server/log.txt"
+    registered = log.read_text().count("client hospital-a registered")
     stranger = Kept([str(machine / "startup/sub_start.sh"), "--once"], machine / "console.txt")
     try:
         wait_for(lambda: "CERTIFICATE_VERIFY_FAILED" in (machine / "console.txt").read_text())
-        log = federation.kits.folder / "server/log.txt"
-        assert log.read_text().count("client site-1 registered") == 1
+        assert log.read_text().count("client hospital-a registered") == registered
     finally:
         stranger.stop()
-    federation.start_site("site-1")
-    assert log.read_text().count("client site-1 registered") == 2
+    federation.start_site("hospital-a")
+    assert log.read_text().count("client hospital-a registered") == registered + 1
+
+
+# With sites that have rules of their own, in local/ of their kits
+
+
+@pytest.fixture(scope="module")
+def careful(federation: LocalFederation, folder: Path) -> deploy.Review:
+    """Both hospitals run no code but what they have installed, and the second one lets no log out."""
+    review = deploy.review(running_job(), runs=folder)
+    for site in HOSPITALS:
+        federation.stop_site(site)
+        local = federation.kits.folder / site / "local"
+        rules = json.loads((local / "authorization.json.default").read_text())
+        for role in ("project_admin", "lead"):
+            rights = rules["permissions"][role]
+            named = rights if isinstance(rights, dict) else dict.fromkeys(rules["permissions"]["lead"], rights)
+            rules["permissions"][role] = named | {"byoc": "none"}
+        (local / "authorization.json").write_text(json.dumps(rules))
+        shutil.copytree(review.code, local / "custom")
+    _change_resources(federation, "hospital-b", allow_log_streaming=False)
+    for site in HOSPITALS:
+        federation.start_site(site)
+    return review
+
+
+def _change_resources(federation: LocalFederation, site: str, **changes: object) -> None:
+    local = federation.kits.folder / site / "local"
+    own = local / "resources.json"
+    before = own if own.is_file() else local / "resources.json.default"
+    own.write_text(json.dumps(json.loads(before.read_text()) | changes))
 
 
 @pytest.mark.slow
-def test_nothing_is_left(federation: LocalFederation, home: Path, folder: Path) -> None:
+def test_a_site_without_byoc_refuses_a_job_with_code(federation: LocalFederation, careful: deploy.Review) -> None:
+    with pytest.raises(DeployedRunError) as caught:
+        federation.run(running_job(), progress=False)
+    assert "hospital-a says: NVFLARE_ERROR: BYOC not permitted; hospital-b says:" in str(caught.value)
+    assert "installed=True" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_without_code_it_holds_each_class_against_its_list(
+    federation: LocalFederation, elsewhere: deploy.Federation, careful: deploy.Review
+) -> None:
+    """And the hospital that lets no log out has sent none, where the other has."""
+    job_id = federation.submit(running_job(), installed=True)
+    with pytest.raises(DeployedRunError) as caught:
+        elsewhere.watch(job_id, progress=False, name="not-allowed")
+    assert re.search(r"Component '(fl|tutorial_utils)\.\S+' .* is not in allow_list", str(caught.value))
+    assert elsewhere.admin.error_logs(job_id).keys() == {"hospital-a"}
+
+
+@pytest.mark.slow
+def test_with_its_classes_listed_the_job_runs_to_the_same_bits(
+    federation: LocalFederation, careful: deploy.Review, simulated: Run
+) -> None:
+    for site in HOSPITALS:
+        local = federation.kits.folder / site / "local"
+        allowed = json.loads((local / "resources.json.default").read_text())["class_allow_list"]
+        _change_resources(federation, site, class_allow_list=[*allowed, *careful.classes])
+    run = federation.run(running_job(), installed=True, progress=False)
+    assert same(run, simulated)
+    for site in HOSPITALS:  # nothing but the configuration came
+        apps = [app for app in (federation.kits.folder / site).glob("*/app_*") if app.parent.name in _last(federation)]
+        assert apps and not [app for app in apps if (app / "custom").exists()]
+
+
+def _last(federation: LocalFederation) -> str:
+    return federation.jobs()["job_id"].iloc[-1]
+
+
+@pytest.mark.slow
+def test_nothing_is_left(federation: LocalFederation, elsewhere: deploy.Federation, home: Path, folder: Path) -> None:
     """No process, no port, no file outside the runs' folder; a second stop does nothing."""
     tokens = [service.token for service in federation._running.values()]
     assert all(list(keeper.family(token)) for token in tokens) and len(tokens) == 3
+    elsewhere.close()
     federation.stop()
     federation.stop()
     assert not any(list(keeper.family(token)) for token in tokens)
     assert not listens(federation.admin.address[1])
+    gc.collect()  # a job keeps its first model in a temporary folder until nobody has it any more
     assert not [path for path in home.rglob("*") if path.is_file()]
     assert not Path("/tmp/nvflare").exists() or not [
         path for path in Path("/tmp/nvflare").rglob("*") if str(folder) in str(path)

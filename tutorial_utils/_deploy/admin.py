@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
+import logging
 import shutil
 import socket
 import time
@@ -22,29 +22,28 @@ from nvflare.fuel.flare_api.api_spec import (
     SessionClosed,
     TargetType,
 )
-from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
-from nvflare.job_config.api import FedJob
+from nvflare.fuel.flare_api.flare_api import Session
+from nvflare.fuel.utils.job_secret_scanner import warn_on_potential_secrets_in_job_dir
 
 from tutorial_utils._deploy.pulse import GROUP
-from tutorial_utils._simulate.job_folder import JobFolder
 from tutorial_utils.errors import DeploymentError
+
+logger = logging.getLogger(__name__)
 
 LOGIN_SECONDS = 10.0
 ASK_AGAIN_SECONDS = 0.3
 GONE = (NoConnection, SessionClosed)
 NOT_UP = (InternalError, InvalidTarget, JobNotFound, JobNotRunning, NoReply, KeyError)  # before the job runs and after
+ERROR_LOG = "ERRORLOG_"  # FLARE's name for what it keeps of a site's error log: this and the site's name
 T = TypeVar("T")
 
 
-class PlacedJob(FedJob):
-    """A job folder as the FedJob that an ExecEnv of nvflare.recipe wants: exporting it is copying it."""
+class QuietSession(Session):
+    """FLARE's session, which says "Connecting to FLARE ..." on standard output at each login: here to our log."""
 
-    def __init__(self, copy: JobFolder) -> None:
-        super().__init__(name=copy.path.name, min_clients=copy.min_clients)
-        self.copy = copy
-
-    def export_job(self, job_root: str) -> None:
-        shutil.copytree(self.copy.path, Path(job_root, self.copy.path.name))
+    def __init__(self, user: str, kit: Path) -> None:
+        super().__init__(username=user, startup_path=str(kit))
+        self.api._print_hci = logger.debug  # read in 2.9.0; another version may print
 
 
 class Admin:
@@ -76,8 +75,7 @@ class Admin:
             time.sleep(ASK_AGAIN_SECONDS)
         while True:
             try:
-                with contextlib.redirect_stdout(io.StringIO()):
-                    self._session = new_secure_session(self.user, str(self.kit), timeout=LOGIN_SECONDS)
+                self._session = self._log_in()
                 return
             except Exception as error:  # a port that answers is not yet a server that does
                 if reason := alive():
@@ -85,6 +83,16 @@ class Admin:
                 if time.monotonic() > deadline:
                     raise DeploymentError(f"The server does not let {self.user} in: {error}.") from error
                 time.sleep(ASK_AGAIN_SECONDS)
+
+    def _log_in(self) -> Session:
+        session = QuietSession(self.user, self.kit)
+        try:
+            session.try_connect(LOGIN_SECONDS)
+        except Exception:
+            with contextlib.suppress(Exception):  # half open perhaps
+                session.close()
+            raise
+        return session
 
     def _answers(self) -> bool:
         try:
@@ -112,16 +120,15 @@ class Admin:
             with contextlib.suppress(Exception):  # the server may be gone
                 session.close()
 
-    def submit(self, copy: JobFolder) -> str:
-        """Submit a job as ProdEnv does it, and return the server's name for it."""
-        from nvflare.recipe import ProdEnv  # takes --export out of the command line of whoever imports it
-
-        environment = ProdEnv(str(self.kit), login_timeout=LOGIN_SECONDS, username=self.user)
+    def submit(self, folder: Path) -> str:
+        """Submit the folder of a job, and return the server's name for it."""
+        warn_on_potential_secrets_in_job_dir(str(folder))  # as FLARE's own environments do
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                return environment.deploy(PlacedJob(copy))
-        except RuntimeError as error:
-            raise DeploymentError(f"The server refuses the job: {error}.") from error
+            return self.ask(lambda session: session.submit_job(str(folder)))
+        except DeploymentError:
+            raise
+        except Exception as error:  # FLARE has a dozen kinds without a parent
+            raise DeploymentError(f"The server refuses the job: {str(error).rstrip('.')}.") from error
 
     def sites(self) -> tuple[str, ...]:
         """The sites that are connected now."""
@@ -143,3 +150,17 @@ class Admin:
     def download(self, job_id: str, folder: Path) -> Path:
         """The job's result as FLARE packs it: job/ and workspace/."""
         return Path(self.ask(lambda session: session.download_job_result(job_id, str(folder))))
+
+    def error_logs(self, job_id: str) -> dict[str, str]:
+        """By site, the error log that it has streamed to the server; a site may forbid it, or has no error."""
+        with contextlib.suppress(*NOT_UP):
+            if not self.ask(lambda session: session.list_job_components(job_id)):
+                return {}
+            folder = Path(self.ask(lambda session: session.download_job_components(job_id)))
+            logs = {
+                path.name.removeprefix(ERROR_LOG): path.read_text(encoding="utf-8", errors="replace")
+                for path in folder.glob(f"{ERROR_LOG}*")
+            }
+            shutil.rmtree(folder)
+            return logs
+        return {}

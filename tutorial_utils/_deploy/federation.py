@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,13 @@ from tqdm.auto import tqdm
 
 from tutorial_utils._deploy import pulse
 from tutorial_utils._deploy.admin import Admin
+from tutorial_utils._deploy.apps import address, choose_sites
+from tutorial_utils._deploy.logs import bring_error_logs
+from tutorial_utils._deploy.names import safe_name
+from tutorial_utils._deploy.result import judge, unpack
 from tutorial_utils._simulate import guard
 from tutorial_utils._simulate.job_folder import JobFolder, place_job
-from tutorial_utils._simulate.verdict import explain, find_lack
-from tutorial_utils.errors import DeployedRunError, DeploymentError, ResultsError
+from tutorial_utils.errors import DeploymentError
 from tutorial_utils.results import Run
 from tutorial_utils.simulate import fresh_folder
 
@@ -63,25 +67,24 @@ class Federation:
         metas = sorted(metas, key=lambda meta: meta.get("submit_time", 0))
         return pd.DataFrame(metas, columns=["job_id", "name", "status", "duration"])
 
-    def submit(self, job: FedJob | str | Path, *, min_sites: int | None = None) -> str:
+    def submit(self, job: FedJob | str | Path, *, min_sites: int | None = None, installed: bool = False) -> str:
         """Hand a job, or the folder of an exported one, to the server; return the id that it gives the job.
 
         What goes out is a copy with a guard (tutorial_utils._deploy.pulse), which checks every update, and asks
-        the sites whether they live.
+        the sites whether they live. It goes to the sites that the job names, else to all that are connected.
 
         Args:
             min_sites: go on without a lost site while so many are left. None: a loss ends the job.
+            installed: the sites have the job's code (see `deploy.review`), and it goes to the server alone.
         """
-        copy = place(job, self.folder / "submitted", min_sites)
-        sites = self.sites()
-        if len(sites) < copy.min_clients:
-            there = f"{len(sites)} ({', '.join(sites)})" if sites else "none"
-            raise DeploymentError(
-                f"The job needs {copy.min_clients} sites, and connected are {there}: start the others."
-            )
+        copy = place(job, fresh_folder(self.folder / "submitted", name_of(job)), min_sites)
+        sites = choose_sites(copy.path, self.sites())
         if min_sites is not None and not 1 <= min_sites <= len(sites):
             raise DeploymentError(f"min_sites is {min_sites}: it must be from 1 to the sites there are, {len(sites)}.")
-        job_id = self.admin.submit(copy)
+        if min_sites is not None:
+            copy.allow_loss(min_sites)
+        address(copy.path, sites, with_code=not installed)
+        job_id = self.admin.submit(copy.path)
         self._rounds[job_id] = len(copy.rounds)
         return job_id
 
@@ -96,17 +99,38 @@ class Federation:
         return self.admin.progress(job_id)
 
     def wait_for_round(self, job_id: str, done: int, limit: float = 600.0) -> None:
-        """Return when a running job has finished so many rounds; DeploymentError if it ends or `limit` s pass first."""
+        """Return when a job has finished so many rounds; DeploymentError if it ends before or `limit` s pass."""
         deadline = time.monotonic() + limit
-        while self.progress(job_id).get("done", 0) < done:
+        while True:
+            now = self.progress(job_id).get("done", 0)
             status = self.admin.meta(job_id)["status"]
-            if status.startswith(ENDED) or time.monotonic() > deadline:
-                raise DeploymentError(f"The job has not finished {done} rounds, it is {status}: watch() says more.")
+            ended = status.startswith(ENDED)
+            if ended:  # between two looks perhaps, and nobody is there any more to ask: look at what it left
+                now = self._count_rounds(job_id)
+            if now >= done:
+                return
+            if ended or time.monotonic() > deadline:
+                raise DeploymentError(
+                    f"The job has finished {now} of {done} rounds, it is {status}: watch() says more."
+                )
             time.sleep(POLL_SECONDS)
 
-    def run(self, job: FedJob | str | Path, *, min_sites: int | None = None, progress: bool = True) -> Run:
+    def _count_rounds(self, job_id: str) -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            return pulse.count_rounds(self.admin.download(job_id, Path(folder)) / "workspace")
+
+    def run(
+        self,
+        job: FedJob | str | Path,
+        *,
+        min_sites: int | None = None,
+        installed: bool = False,
+        progress: bool = True,
+        name: str | None = None,
+    ) -> Run:
         """Submit a job and watch it to its end: `submit`, then `watch`."""
-        return self.watch(self.submit(job, min_sites=min_sites), progress=progress)
+        job_id = self.submit(job, min_sites=min_sites, installed=installed)
+        return self.watch(job_id, progress=progress, name=name)
 
     def watch(
         self, job_id: str, *, stall_timeout: float | None = 7200.0, progress: bool = True, name: str | None = None
@@ -128,7 +152,7 @@ class Federation:
         except KeyboardInterrupt:
             logger.warning("Stopped watching, the job goes on: watch(%r) watches again, abort() ends it.", job_id)
             raise
-        return self._bring_home(job_id, meta, name or meta["name"])
+        return self._bring_home(job_id, meta, name or safe_name(meta["name"]))
 
     def _wait_for_end(
         self, job_id: str, limit: float | None, look: Callable[[dict[str, Any]], object]
@@ -164,56 +188,25 @@ class Federation:
     def _bring_home(self, job_id: str, meta: dict[str, Any], name: str) -> Run:
         """Lay what the server kept of a job as the simulator lays a run, and judge it."""
         folder = fresh_folder(self.folder, name)
-        result = self.admin.download(job_id, folder / "download")
-        sites = [who for who in _names(meta.get("job_deploy_detail", [])) if who != "server"]
-        run = Run(folder, tuple(sorted(sites)), pd.to_timedelta(meta.get("duration") or 0).total_seconds())
-        if not (result / "workspace").is_dir():
-            raise DeployedRunError(
-                f"The job ended with {meta['status']}, before it ran at the server.", run, meta["status"]
-            )
-        run.job_folder.parent.mkdir(parents=True)
-        shutil.move(result / "workspace", run.job_folder)
-        shutil.move(result / "job", folder / "job")
+        run = unpack(self.admin.download(job_id, folder / "download"), folder, meta)
         shutil.rmtree(folder / "download")
-        for log in run.job_folder.glob("log.*"):
-            shutil.copy2(log, run.workspace / "server")
         self._collect_site_logs(job_id, run)
-        _judge(run, JobFolder(next((folder / "job").iterdir())), meta["status"])
+        judge(run, meta["status"])
         return run
 
     def _collect_site_logs(self, job_id: str, run: Run) -> None:
-        """The sites' own logs stay with the sites."""
+        """The sites' logs stay with the sites, but for the errors that they have told the server."""
+        bring_error_logs(self.admin, job_id, run)
 
 
 def place(job: FedJob | str | Path, folder: Path, min_sites: int | None = None) -> JobFolder:
-    """Our own copy of a job in a fresh folder of `folder`, with the guard."""
-    name = job.name if isinstance(job, FedJob) else Path(job).name
-    copy = place_job(job, fresh_folder(folder, name))
-    if min_sites is not None:
-        copy.allow_loss(min_sites)
+    """Our own copy of a job in a fresh folder, with the guard."""
+    copy = place_job(job, folder)
     kinds = f"{pulse.__name__}.ServerPulse", f"{pulse.__name__}.SitePulse"
     copy.add("guard", (kinds[0], {"min_sites": min_sites}), (kinds[1], {}), guard, pulse)
     return copy
 
 
-def _names(details: list[str]) -> list[str]:
-    """FLARE's "site-1: OK" lines."""
-    return [line.partition(":")[0] for line in details]
-
-
-def _judge(run: Run, copy: JobFolder, status: str) -> None:
-    """DeployedRunError unless the run is whole."""
-    failure, lack = run.state.get("failure"), None
-    if not failure and status.endswith("ABORTED"):
-        when = "" if run.state.get("round") is None else f" in round {run.state['round']}"
-        raise DeployedRunError(f"The job was aborted{when}. Its files are in {run.folder}.", run, status)
-    if not failure:
-        try:
-            lack = find_lack(run, copy.rounds, copy.evaluates)
-        except ResultsError as error:
-            lack = str(error)
-        if lack is None and run.state.get("phase") == "ended":
-            return  # whatever the status is: it is no COMPLETED where a site was lost on purpose
-    error = explain(run, failure, f"{lack or 'it did not come to its end'} (FLARE's status is {status})")
-    lines = [line for line in str(error).splitlines() if "resume_from=" not in line]
-    raise DeployedRunError("\n".join(lines), run, status) from None
+def name_of(job: FedJob | str | Path) -> str:
+    """What a job, or the folder of an exported one, is called."""
+    return job.name if isinstance(job, FedJob) else Path(job).resolve().name

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,33 +69,41 @@ def read_project(path: Path) -> dict[str, Any]:
 
 
 def copy_project(path: Path, folder: Path, sites: Sequence[str] = ()) -> tuple[dict[str, Any], Path]:
-    """A copy of a project file that has a free port of this machine, and other sites if these are named."""
+    """A copy of a project file that has a free port of this machine, and other sites if these are named.
+
+    A site that the file has stays as it is; another one becomes the file's first under a new name.
+    """
     project = read_project(path)
     server, client = ([one for one in project["participants"] if one["type"] == kind] for kind in ("server", "client"))
     server[0]["fed_learn_port"] = free_port()
     server[0].pop("admin_port", None)  # the same one then
     if sites:
         others = [one for one in project["participants"] if one["type"] != "client"]
-        project["participants"] = [*others, *({**client[0], "name": site} for site in sites)]
+        known = {one["name"]: one for one in client}
+        project["participants"] = [*others, *(known.get(site, client[0]) | {"name": site} for site in sites)]
     copy = folder / "project.yml"
     copy.write_text(yaml.safe_dump(project, sort_keys=False), encoding="utf-8")
     return project, copy
 
 
-def make_kits(project_file: Path, folder: Path) -> Kits:
+def names_in(project: Mapping[str, Any], kind: str) -> list[str]:
+    """The participants of a type: "server", "client" or "admin"."""
+    return [one["name"] for one in project["participants"] if one["type"] == kind]
+
+
+def make_kits(project_file: Path, folder: Path, sites: Sequence[str] = ()) -> Kits:
     """Run `nvflare provision`, and put each participant's startup kit into folder/machines."""
-    project, copy = copy_project(project_file, folder)
+    project, copy = copy_project(project_file, folder, sites)
     command = [sys.executable, "-m", "nvflare.cli", "provision", "-p", str(copy), "-w", str(folder / "provisioned")]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     made = folder / "provisioned" / project["name"] / "prod_00"
     if done.returncode or not made.is_dir():
         said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith(NOT_THE_REASON)]
         raise DeploymentError(f"nvflare provision refuses {project_file}: {' '.join(said)}.")
-    names: dict[str, list[str]] = {}
-    for one in project["participants"]:
-        names.setdefault(one["type"], []).append(one["name"])
-        shutil.copytree(made / one["name"], folder / MACHINES / one["name"])
-    kits = Kits(folder / MACHINES, names["server"][0], names["admin"][0], tuple(names["client"]))
+    (server,), admins, clients = (names_in(project, kind) for kind in ("server", "admin", "client"))
+    for name in (server, *admins, *clients):
+        shutil.copytree(made / name, folder / MACHINES / name)
+    kits = Kits(folder / MACHINES, server, admins[0], tuple(clients))
     _keep_storage_inside(kits.folder / kits.server)
     return kits
 
@@ -109,14 +117,19 @@ def _keep_storage_inside(server: Path) -> None:
     path.write_text(json.dumps(resources, indent=2), encoding="utf-8")
 
 
-def give_data(kits: Kits, datasets: Sequence[str | Path]) -> dict[str, Path]:
-    """Copy each site's dataset folder onto its machine, as data/its-name; the folder to name in SITE_DATA by site."""
-    folders = {Path(folder).name: Path(folder) for folder in datasets}
-    if lack := [site for site in kits.sites if not folders.get(site, Path()).is_dir() or site not in folders]:
+def find_data(sites: Sequence[str], datasets: Sequence[str | Path]) -> dict[str, Path]:
+    """By site, the dataset folder that is named as it; DeploymentError where one has none."""
+    folders = {(path := Path(folder).resolve()).name: path for folder in datasets}
+    if lack := [site for site in sites if site not in folders or not folders[site].is_dir()]:
         raise DeploymentError(
-            f"There is no dataset folder for {', '.join(lack)}: give a list of folders that are named as the project "
-            f"file's sites ({', '.join(kits.sites)}), as split_dataset makes them."
+            f"There is no dataset folder for {', '.join(lack)}: give a list of folders that are named as the sites, as "
+            "split_dataset makes them, and the names as sites= where the project file has others."
         )
+    return {site: folders[site] for site in sites}
+
+
+def give_data(kits: Kits, folders: Mapping[str, Path]) -> dict[str, Path]:
+    """Copy each site's dataset folder onto its machine, as data/its-name; the folder to name in SITE_DATA by site."""
     for site in kits.sites:
         shutil.copytree(folders[site], kits.folder / site / "data" / site)
     return {site: kits.folder / site / "data" for site in kits.sites}

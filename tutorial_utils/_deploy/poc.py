@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import json
+import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from nvflare.job_config.api import FedJob
 
-from tutorial_utils._deploy.admin import PlacedJob
-from tutorial_utils._deploy.federation import Federation, place
-from tutorial_utils._deploy.kits import check_path, copy_project
+from tutorial_utils._deploy.apps import address, choose_sites
+from tutorial_utils._deploy.federation import Federation, name_of, place
+from tutorial_utils._deploy.kits import check_path, copy_project, names_in
 from tutorial_utils._deploy.services import Kept
-from tutorial_utils._simulate import keeper
+from tutorial_utils._simulate.guard import write_json
 from tutorial_utils.errors import DeploymentError
 from tutorial_utils.results import Run
 from tutorial_utils.simulate import fresh_folder
+from tutorial_utils.sites import check_site_names
 
-LOGIN_SECONDS = 60.0
-WAIT_FOR_EVER = "import time; time.sleep(1e9)"
+START_SECONDS = 300.0
+LOOK_AGAIN_SECONDS = 0.2
+HERE = Path(__file__).resolve().parents[2]  # so that the child finds this package, however we did
+CODE = f"import sys; sys.path.append({str(HERE)!r}); from tutorial_utils._deploy.poc_start import main; main()"
 
 
 def run_in_poc(
@@ -34,53 +38,55 @@ def run_in_poc(
 ) -> Run:
     """Run a job in FLARE's proof of concept: PocEnv makes the kits, starts the machines, submits, and all ends here.
 
-    The workspace is in a fresh folder of `runs`, so that a POC workspace of yours is left alone; the server gets a
-    free port. SITE_DATA names the folder of the dataset folders, for all sites: they are one machine's.
+    PocEnv works in a process of its own, and its workspace is in a fresh folder of `runs`: a POC workspace of yours,
+    your environment and your standard output are left alone. The server gets a free port. SITE_DATA names the folder
+    of the dataset folders, for all sites: they are one machine's.
 
-    Args: as for `deploy.provision`; the sites are those that have a dataset folder.
+    Args:
+        job, project, runs, name: as for `deploy.provision` and `Federation.run`.
+        data: the dataset folders, side by side in one folder; each stands for a site of its name.
+
+    Raises: as `Federation.run`.
     """
-    from nvflare.recipe import PocEnv  # takes --export out of the command line of whoever imports it
-
-    sites = [Path(folder).name for folder in data]
+    folders = [Path(one).resolve() for one in data]
+    sites = check_site_names([one.name for one in folders])
+    if len({one.parent for one in folders}) > 1:
+        raise DeploymentError("In the proof of concept all sites read one SITE_DATA: put their folders side by side.")
     check_path(Path(runs).resolve())
-    folder = fresh_folder(Path(runs).resolve(), name or (job.name if isinstance(job, FedJob) else Path(job).name))
-    found, copy = copy_project(Path(project), folder, sites)
-    admin = next(one["name"] for one in found["participants"] if one["type"] == "admin")
-    placed = PlacedJob(place(job, folder / "submitted"))
-    family = Kept([sys.executable, "-c", WAIT_FOR_EVER], folder / "console.txt")
+    folder = fresh_folder(Path(runs).resolve(), name or name_of(job))
     try:
-        settings = {"NVFLARE_POC_WORKSPACE": str(folder / "poc"), "SITE_DATA": str(Path(data[0]).resolve().parent)}
-        with _environment({**settings, keeper.MARK: family.token}), _printing_to(folder / "poc.log"):
-            login = {"login_timeout": LOGIN_SECONDS}
-            environment = PocEnv(num_clients=len(sites), project_conf_path=str(copy), username=admin, extra=login)
-            job_id = environment.deploy(placed)
+        found, project_file = copy_project(Path(project), folder, sites)
+        copy = place(job, folder / "submitted")
+        address(copy.path, choose_sites(copy.path, sites), with_code=True)
+    except BaseException:
+        shutil.rmtree(folder)  # nothing has run in it
+        raise
+    admin = names_in(found, "admin")[0]
+    answer = folder / "answer.json"
+    settings = {"job": str(copy.path), "min_clients": copy.min_clients, "project": str(project_file)}
+    settings |= {"sites": len(sites), "admin": admin, "answer": str(answer)}
+    write_json(folder / "settings.json", settings)
+    environment = {"NVFLARE_POC_WORKSPACE": str(folder / "poc"), "SITE_DATA": str(folders[0].parent)}
+    machines = Kept([sys.executable, "-c", CODE, str(folder / "settings.json")], folder / "poc.log", environment)
+    try:
+        job_id = _wait_for(answer, machines, folder / "poc.log")
         federation = Federation(folder / "poc" / found["name"] / "prod_00" / admin, folder / "jobs").connect()
         try:
             return federation.watch(job_id, progress=progress)
         finally:
             federation.close()
-    except RuntimeError as error:  # of PocEnv: it could not log in
-        raise DeploymentError(f"FLARE's PocEnv gives up ({error}): see {folder}/poc.log.") from error
     finally:
-        family.stop()
+        machines.stop()
 
 
-@contextlib.contextmanager
-def _printing_to(path: Path) -> Iterator[None]:
-    with path.open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        yield
-
-
-@contextlib.contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Variables of this process for a while: what is started in it inherits them."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _wait_for(answer: Path, machines: Kept, log: Path) -> str:
+    """The job's id, once PocEnv has submitted it."""
+    deadline = time.monotonic() + START_SECONDS
+    while not answer.is_file():
+        if not machines.alive or time.monotonic() > deadline:
+            raise DeploymentError(f"FLARE's PocEnv does not come up: see {log}.")
+        time.sleep(LOOK_AGAIN_SECONDS)
+    told = json.loads(answer.read_text(encoding="utf-8"))
+    if "error" in told:
+        raise DeploymentError(f"FLARE's PocEnv gives up ({told['error']}): see {log}.")
+    return told["job_id"]

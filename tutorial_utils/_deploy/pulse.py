@@ -8,6 +8,7 @@ This file ships with the job. It imports nvflare and the guard alone.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
@@ -22,6 +23,12 @@ GROUP = "guard"  # under which it tells in show_stats
 ASK_SECONDS = 1.0
 UP_SECONDS = 300.0  # for a site to take its first task
 ANSWER_SECONDS = 5.0  # a site that trains answers from another thread
+
+
+def count_rounds(run_folder: Path) -> int:
+    """The rounds whose line FLARE has written."""
+    metrics = run_folder / "metrics" / "round_metrics.jsonl"
+    return metrics.read_text(encoding="utf-8").count("\n") if metrics.is_file() else 0
 
 
 class ServerPulse(ServerGuard):
@@ -45,8 +52,7 @@ class ServerPulse(ServerGuard):
 
     def _tell(self, collector: GroupInfoCollector) -> None:
         """An admin may ask a running job with FLARE's own command, show_stats."""
-        metrics = self._run_folder / "metrics" / "round_metrics.jsonl"
-        done = metrics.read_text(encoding="utf-8").count("\n") if metrics.is_file() else 0
+        done = count_rounds(self._run_folder)
         told = {"phase": self._state["phase"], "done": done, "lost": sorted(self._state["lost"])}
         collector.add_info(GROUP, told)
 
