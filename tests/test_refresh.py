@@ -162,6 +162,24 @@ def test_the_hash_follows_the_code_alone() -> None:
     assert refresh.code_hash(one) != refresh.code_hash(other)
 
 
+def test_the_hash_of_what_is_called_follows_code_and_not_comments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "ROOT", tmp_path)
+    monkeypatch.setattr(refresh, "ROOTS", (tmp_path / "code", tmp_path))
+    (tmp_path / "code/dl").mkdir(parents=True)
+    (tmp_path / "tutorial_utils").mkdir()
+    deep, near = tmp_path / "tutorial_utils/deep.py", tmp_path / "code/dl/near.py"
+    near.write_text("from tutorial_utils import deep\n")
+    deep.write_text('"""Words."""\ndef act():\n    """Words."""\n    return 1\n')
+    notebook = new_notebook(cells=[new_code_cell("import numpy\nfrom dl.near import deep")])
+    before = refresh.called_hash(notebook)
+    deep.write_text('"""Other words."""\n# a comment\ndef act():\n    return 1\n')
+    assert refresh.called_hash(notebook) == before
+    deep.write_text("def act():\n    return 2\n")
+    assert refresh.called_hash(notebook) != before
+
+
 def test_notebooks_are_named_by_their_numbers(tmp_path: Path) -> None:
     for name in ("00_a_b.ipynb", "03_c_d.ipynb", "06_e_f.ipynb", ".03_c_d.ipynb.part"):
         (tmp_path / name).touch()
@@ -210,5 +228,15 @@ print(os.environ["TUTORIAL_FAST"])
     record = written.metadata["tutorial"]
     assert (record["data"], record["test_images"]) == ("scikit-learn digits", 7)
     assert record["code_sha256"] == refresh.code_hash(written)
-    assert set(record) == {"data", "test_images", "code_sha256", "nvflare", "torch", "seconds", "cores"}
+    assert record["called_sha256"] == refresh.called_hash(written)
+    assert set(record) == {
+        "data",
+        "test_images",
+        "code_sha256",
+        "called_sha256",
+        "nvflare",
+        "torch",
+        "seconds",
+        "cores",
+    }
     assert list(tmp_path.iterdir()) == [path], "no half-written file stays"
