@@ -18,6 +18,8 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 
 import refresh
 
+import fingerprint
+
 IMAGES_ALT = "CIFAR-10: images and their classes. The classes, row by row: cat, dog, cat."
 
 
@@ -165,8 +167,8 @@ def test_the_hash_follows_the_code_alone() -> None:
 def test_the_hash_of_what_is_called_follows_code_and_not_comments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refresh, "ROOT", tmp_path)
-    monkeypatch.setattr(refresh, "ROOTS", (tmp_path / "code", tmp_path))
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    monkeypatch.setattr(fingerprint, "ROOTS", (tmp_path / "code", tmp_path))
     (tmp_path / "code/dl").mkdir(parents=True)
     (tmp_path / "tutorial_utils").mkdir()
     deep, near = tmp_path / "tutorial_utils/deep.py", tmp_path / "code/dl/near.py"
