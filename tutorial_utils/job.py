@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +26,9 @@ from nvflare.app_common.widgets.validation_json_generator import ValidationJsonG
 from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
 from nvflare.app_opt.pt.file_model_locator import PTFileModelLocator
 from nvflare.app_opt.pt.file_model_persistor import PTFileModelPersistor
-from nvflare.job_config.api import FedJob
+from nvflare.job_config.api import ClientApp, FedJob, ServerApp
 from nvflare.job_config.defs import FilterType
+from nvflare.job_config.fed_app_config import FedAppConfig
 from nvflare.job_config.script_runner import ScriptRunner
 from nvflare.widgets.widget import Widget
 from torch import Tensor, nn
@@ -56,6 +58,8 @@ class LearnerJob(FedJob):
         net: the first model's state dict, on the CPU.
         sites: their names.
         rounds: how often the models are averaged; 0 for an evaluation alone.
+        named: the job goes to the sites of these names, and to no others that a server may know. Server and sites have
+            an app each then, so that the first model does not travel to the sites twice.
     """
 
     def __init__(
@@ -66,13 +70,26 @@ class LearnerJob(FedJob):
         sites: Sequence[str],
         rounds: int,
         props: dict[str, Any],
+        named: bool = False,
     ) -> None:
         super().__init__(name=name, min_clients=len(sites), meta_props={"custom_props": props})
         self.learner = learner
         self.net = net
         self.sites = tuple(sites)
         self.rounds = rounds
+        self.named = named
         self._files = tempfile.TemporaryDirectory(prefix="job-")  # ends with the job: it is read when it is exported
+
+    def _set_all_app(self, client_app: ClientApp, server_app: ServerApp) -> None:
+        """FedJob (2.9.0) puts server and sites into one app for whoever is there, and asks this method to do it."""
+        if not self.named:
+            super()._set_all_app(client_app, server_app)
+            return
+        self.job.add_fed_app("app_server", FedAppConfig(server_app=server_app.get_app_config(), client_app=None))
+        self.job.set_site_app("server", "app_server")
+        self.job.add_fed_app("app_sites", FedAppConfig(server_app=None, client_app=client_app.get_app_config()))
+        for site in self.sites:
+            self.job.set_site_app(site, "app_sites")
 
     def add_weights(self, state: Mapping[str, Tensor], file: str) -> None:
         """Put weights into the server's part of the job, as `file` below custom/."""
@@ -205,7 +222,7 @@ def _begin(
     props: dict[str, Any] = {"sites": list(names), "metric": asdict(metric)}
     if isinstance(data := getattr(learner, "data", None), str) and holds_sites(data, names):
         props["data"] = data
-    job = LearnerJob(name, learner, state, names, rounds, props)
+    job = LearnerJob(name, learner, state, names, rounds, props, named=not isinstance(sites, Integral))
     if isinstance(learner, ModelLearner):
         job.to_clients(learner, id="learner")
         job.to_clients(ModelLearnerExecutor(learner_id="learner"), tasks=TASKS)

@@ -25,7 +25,8 @@ from tutorial_utils.study import federate, run_tasks
 SITES, BATCH_SIZE, LR, MOMENTUM = 10, 64, 0.01, 0.9  # as theirs
 THEIR_ROUNDS, THEIR_EPOCHS = 50, 10
 SPLITS = {"IID": None, "Dirichlet 0.5": 0.5}
-THEIRS = {"IID": "none; Flower's re-run 71.3", "Dirichlet 0.5": "68.2; Flower's re-run 62.5"}  # FedAvg, % of 10,000 test images
+# FedAvg, % of 10,000 test images
+THEIRS = {"IID": "none; Flower's re-run 71.3", "Dirichlet 0.5": "68.2; Flower's re-run 62.5"}
 
 
 def main() -> None:
