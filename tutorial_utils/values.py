@@ -6,6 +6,7 @@ This file ships with every job, and imports numpy and torch alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 
 import numpy as np
 import torch
@@ -35,10 +36,10 @@ def to_numpy(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 def as_number(what: str, value: object) -> float:
     """Anything that float() takes but a text: a number of Python, numpy or torch."""
     try:
-        if isinstance(value, str):
+        if isinstance(value, (str, bytes)):
             raise TypeError
         return float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise LearnerError(f"{what} is {value!r:.60}, where a number belongs.") from None
 
 
@@ -46,16 +47,13 @@ def plain(value: object, where: str) -> object:
     """A value of `state` as torch can save and safely load it. LearnerError for what it could not."""
     if isinstance(value, Tensor):
         return value.detach().clone()
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, (np.generic, Enum)):
+        value = value.item() if isinstance(value, np.generic) else value.value
+    if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, (list, tuple)):
-        return (
-            [plain(one, where) for one in value]
-            if isinstance(value, list)
-            else tuple(plain(one, where) for one in value)
-        )
+    for kind in (list, tuple):
+        if isinstance(value, kind):
+            return kind(plain(one, where) for one in value)
     if isinstance(value, Mapping):
         return {plain(key, where): plain(one, where) for key, one in value.items()}
     kind = type(value).__name__
