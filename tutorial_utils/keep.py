@@ -61,13 +61,19 @@ class SiteState:
         self.folder = Path(folder)
 
     def _files(self) -> dict[int, Path]:
-        return {int(path.stem.rpartition("_")[2]): path for path in self.folder.glob("learner_state_*.pt")}
+        found = {path.stem.rpartition("_")[2]: path for path in self.folder.glob("learner_state_*.pt")}
+        return {int(number): path for number, path in found.items() if number.isdecimal()}
 
     def save(self, round_number: int, state: dict[str, Any], local: dict[str, Tensor]) -> None:
-        """Keep what this round has left, and of the earlier ones the last: the server may not have this one yet."""
+        """Keep what this round has left, and of the earlier ones the last: the server may not have this one yet.
+
+        What later rounds have left goes too: they will be done again.
+        """
         save_safely({"state": state, "local": local}, self.folder / f"learner_state_{round_number}.pt")
-        for number in sorted(self._files())[:-2]:
-            self._files()[number].unlink()
+        files = self._files()
+        kept = sorted(number for number in files if number <= round_number)[-2:]
+        for number in files.keys() - set(kept):
+            files[number].unlink()
 
     def load(self, before: int | None) -> dict[str, Any] | None:
         """What the last round before this one has left (of all, if None); None where there was none."""
