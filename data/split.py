@@ -1,4 +1,4 @@
-"""Deal a dataset folder out to sites, each a dataset folder of its own: OUT/site-1, OUT/site-2, ..."""
+"""Deal a dataset folder out to sites, each a dataset folder of its own, named as the site."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tutorial_utils l
 from tutorial_utils.data import SPLITS, read_dataset
 from tutorial_utils.errors import TutorialError
 from tutorial_utils.partition import ALPHA, count_labels, parse_alpha, split_dataset
+from tutorial_utils.sites import parse_sites
 
 
 def main() -> None:
     """Parse the command line, split, say who got what; a mistake ends with one sentence and exit code 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", metavar="DIR", help="a dataset folder, as data/download.py makes it")
-    parser.add_argument("--sites", type=int, required=True, help="how many sites")
+    parser.add_argument("--sites", type=parse_sites, required=True, help="how many (3), or names (mercy,st-anne)")
     partition = parser.add_mutually_exclusive_group()
     partition.add_argument("--alpha", type=parse_alpha, default=ALPHA, help="small: the sites differ; or iid (0.3)")
     partition.add_argument("--labels-per-site", type=int, help="each site holds so many labels")

@@ -24,15 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10
 
+from dl.train import load_data
 from tutorial_utils import data
 from tutorial_utils.data import SPLITS, Dataset, prepare, read_dataset, subset, write_dataset
 from tutorial_utils.errors import DataError
-from tutorial_utils.folder import FORMAT
+from tutorial_utils.folder import FORMAT, new_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_IMAGES, TEST_IMAGES = 40, 15  # in each of the five batches, and in the test batch
@@ -140,22 +143,181 @@ def test_writing_the_same_again_is_fine_and_other_data_are_refused(small: Datase
     assert read_dataset(folder).sha256 == small.sha256
 
 
+ANY_IMAGES = {
+    "MNIST": (np.uint8, (1, 28, 28)),
+    "bits": (np.bool_, (1, 8, 8)),
+    "X-rays": (np.uint16, (1, 40, 30)),
+    "scans": (np.int16, (5, 16, 16)),
+    "large": (np.uint8, (3, 96, 64)),
+    "floats": (np.float32, (3, 32, 32)),
+    "half": (np.float16, (4, 9, 7)),
+    "double": (np.float64, (2, 1, 50)),
+    "an ECG": (np.float32, (12, 200, 1)),
+    "complex": (np.complex64, (1, 6, 6)),
+    "one pixel": (np.uint8, (1, 1, 1)),
+}
+
+
+def images_of(dtype: Any, shape: tuple[int, ...], count: int = 6) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 200, (count, *shape)).astype(dtype)
+
+
+def write_images(folder: Path, images: Any, labels: Any, **about: Any) -> Dataset:
+    return write_dataset(folder, dict.fromkeys(SPLITS, (images, labels)), **TOY | about)
+
+
+@pytest.mark.parametrize("dtype, shape", ANY_IMAGES.values(), ids=ANY_IMAGES)
+def test_images_of_any_size_and_type(dtype: Any, shape: tuple[int, int, int], tmp_path: Path) -> None:
+    images, labels = images_of(dtype, shape), np.arange(6) % 3
+    made = write_images(tmp_path / "toy", images, labels)
+    assert (made.shape, made.dtype) == (shape, np.dtype(dtype).name)
+    got, numbers = read_dataset(made.folder).arrays("valid")
+    assert got.dtype == dtype and np.array_equal(got, images) and np.array_equal(numbers, labels)
+    tensors = load_data(made.folder).train.tensors  # the script reads them too
+    assert tuple(tensors[0].shape) == (6, *shape) and tensors[1].dtype == torch.int64
+
+
+def test_whatever_holds_images_and_labels(tmp_path: Path) -> None:
+    """Grey without a channel, lists, tensors, another byte order, another layout: the same file each time."""
+    images, labels = images_of(np.uint16, (1, 5, 4)), [0, 1, 2, 2, 1, 0]
+    kinds = {
+        "array": (images, np.array(labels)),
+        "grey": (images[:, 0], labels),
+        "lists": (images[:, 0].astype(np.uint16), tuple(labels)),
+        "big-endian": (images.astype(">u2"), np.array(labels, ">i4")),
+        "small": (images, np.array(labels, np.uint8)),
+        "strided": (np.ascontiguousarray(images.transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1), pd.Series(labels)),
+        "tensors": (torch.from_numpy(images), torch.tensor(labels)),
+    }
+    made = [write_images(tmp_path / kind, *pair) for kind, pair in kinds.items()]
+    assert all(one.sha256 == made[0].sha256 for one in made) and made[0].shape == (1, 5, 4)
+    listed = write_images(tmp_path / "nested", images[:, 0].tolist(), labels)
+    assert np.array_equal(listed.arrays("train")[0], images) and listed.shape == (1, 5, 4)
+
+
+def test_a_hundred_classes(tmp_path: Path) -> None:
+    made = write_images(
+        tmp_path / "many",
+        images_of(np.uint8, (3, 4, 4), 200),
+        np.arange(200) % 100,
+        classes=[f"c{k}" for k in range(100)],
+    )
+    assert len(made.classes) == 100 and made.arrays("test")[1].max() == 99
+
+
+SOUND = images_of(np.uint8, (3, 8, 8), 4)
+WRONG_ARRAYS = [
+    (images_of(np.uint8, (32, 32, 3), 4), [0, 1, 2, 0], r"\[4, 32, 32, 3\], channels last: .*transpose\(0, 3, 1, 2\)"),
+    (images_of(np.float32, (32, 20, 4), 4), [0, 1, 2, 0], "channels last"),
+    (images_of(np.uint8, (28, 28, 1), 4), [0, 1, 2, 0], "channels last"),
+    (images_of(np.float32, (3, 8, 8), 4) * np.nan, [0, 1, 2, 0], "NaN or infinite values, 4 of 4: mend them"),
+    (np.where(SOUND > 190, np.inf, SOUND), [0, 1, 2, 0], "NaN or infinite values, "),
+    (SOUND[0, 0], [0] * 8, r"images are \[8, 8\]: give at least one, as \[N, C, H, W\], or \[N, H, W\]"),
+    (SOUND[None], [0], r"images are \[1, 4, 3, 8, 8\]"),
+    (SOUND[:0], [], r"images are \[0, 3, 8, 8\]: give at least one"),
+    (SOUND[:, :, :0], [0, 1, 2, 0], "give at least one"),
+    ([SOUND[0], SOUND[0, :, 1:]], [0, 1], "all images must be of one size"),
+    (SOUND.astype(str), [0, 1, 2, 0], "images are of type <U3: give numbers that torch knows"),
+    (SOUND.astype(object), [0, 1, 2, 0], "images are of type object"),
+    (SOUND.astype("datetime64[s]"), [0, 1, 2, 0], "images are of type datetime"),
+    (None, [0], "images are of type object"),
+    (SOUND, [0, 1, 2], r"labels are \[3\] for 4 images: give one number for each"),
+    (SOUND, [[0], [1], [2], [0]], r"labels are \[4, 1\] for 4 images"),
+    (SOUND, [0.0, 1.0, 2.0, 0.0], "labels are of type float64: give whole numbers, the classes counted from 0"),
+    (SOUND, ["a", "b", "c", "a"], "labels are of type <U1: give whole numbers"),
+    (SOUND, [True, False, True, False], "labels are of type bool"),
+    (SOUND, [0, 1, 3, 0], "labels go from 0 to 3, and 3 classes have names: count labels from 0, and name every"),
+    (SOUND, [1, 2, -1, 0], "labels go from -1 to 2"),
+    (SOUND, np.array([2**63, 0, 0, 0], np.uint64), "labels go from 0 to 9223372036854775808"),
+]
+
+
+@pytest.mark.parametrize("images, labels, hint", WRONG_ARRAYS, ids=[hint[:40] for *_, hint in WRONG_ARRAYS])
+def test_wrong_arrays_are_not_written(images: Any, labels: Any, hint: str, tmp_path: Path) -> None:
+    sound = (SOUND, [0, 1, 2, 0])
+    with pytest.raises(DataError, match=hint) as caught:
+        write_dataset(tmp_path / "toy", dict.fromkeys(SPLITS, sound) | {"valid": (images, labels)}, **TOY)
+    text = str(caught.value)
+    assert text.startswith("The valid ") and text.endswith(".") and text.isprintable(), "the reason comes first"
+    assert "folder" not in text, "no other folder would help"
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="a double on this machine")
+def test_numbers_that_torch_does_not_know(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"The train images are of type float\d+: give numbers that torch knows"):
+        write_images(tmp_path / "toy", SOUND.astype(np.longdouble), [0, 1, 2, 0])
+
+
+def test_three_splits_of_one_kind_and_no_others(tmp_path: Path) -> None:
+    sound = dict.fromkeys(SPLITS, (SOUND, [0, 1, 2, 0]))
+    for other in (SOUND[:, :, 1:], SOUND[:, :1], SOUND.astype(np.float32)):
+        with pytest.raises(
+            DataError, match=r"of one type and size.*train uint8 \[3, 8, 8\], .*test (uint8|float32) \["
+        ):
+            write_dataset(tmp_path / "toy", sound | {"test": (other, [0, 1, 2, 0])}, **TOY)
+    fewer = {split: sound[split] for split in SPLITS[:2]}
+    for splits in (
+        fewer,
+        sound | {"more": sound["test"]},
+        sound | {"test": SOUND},
+        sound | {"test": (SOUND,)},
+        [sound],
+    ):
+        with pytest.raises(DataError, match="a dict of train, valid and test, each a pair"):
+            write_dataset(tmp_path / "toy", splits, **TOY)
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize(
-    "images, labels",
+    "about, hint",
     [
-        (np.zeros((2, 3, 32, 32)), np.zeros(2, np.int64)),
-        (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.int64)),
-        (np.zeros((2, 3, 32, 32), np.uint8), np.zeros(3, np.int64)),
-        (np.zeros((2, 3, 32, 32), np.uint8), np.zeros(2)),
-        (np.zeros((2, 3, 32, 32), np.uint8), np.array([0, 3])),
-        (np.zeros((2, 3, 32, 32), np.uint8), np.array([0, -1])),
-        (np.zeros((0, 3, 32, 32), np.uint8), np.zeros(0, np.int64)),
+        ({"classes": ("cat", "dog", "ship")}, r"classes \['a', 'b', 'c'\], not \['cat', 'dog', 'ship'\]"),
+        ({"classes": ("a", "b", "c", "d")}, "classes"),
+        ({"name": "other"}, "name 'toy', not 'other'"),
+        ({"source": "relabelled"}, "source 'made for a test', not 'relabelled'"),
+        ({"site": "site-1"}, "site None, not 'site-1'"),
+        ({"part_of": dict.fromkeys(SPLITS, "0")}, "part_of None, not"),
     ],
 )
-def test_wrong_arrays_are_not_written(images: np.ndarray, labels: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(DataError):
-        write_dataset(tmp_path / "toy", small_splits() | {"valid": (images, labels)}, **TOY)
-    assert names(tmp_path) == []
+def test_no_new_word_is_dropped(about: dict[str, Any], hint: str, small: Dataset) -> None:
+    with pytest.raises(DataError, match=rf"holds these images as {hint}.*: delete it or name another folder"):
+        write_dataset(small.folder, small_splits(), **TOY | about)
+    assert read_dataset(small.folder) == small
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(DataError, match="mine holds other files: name another folder"):
+        write_dataset(tmp_path / "mine", small_splits(), **TOY)
+    assert names(tmp_path) == ["mine"] and names(tmp_path / "mine") == ["thesis.txt"]
+
+
+def test_a_rename_that_fails_is_an_error(tmp_path: Path) -> None:
+    """But for one: where another process was quicker, its folder is as good."""
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(NotADirectoryError), new_folder(tmp_path / "file"):
+        pass
+    with pytest.raises(DataError, match=r"file cannot be written \(.*: name another folder"):
+        write_dataset(tmp_path / "file", small_splits(), **TOY)
+    assert names(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "precious"
+
+
+def test_paths_are_seen_from_where_the_caller_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "below").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "below")
+    made = write_dataset("../toy", small_splits(), **TOY)
+    home = [read_dataset(path) for path in ("~/toy", tmp_path / "below" / ".." / "toy")]
+    few = subset(made, 3)
+    digits = prepare("digits", root="~/data")
+    monkeypatch.chdir(made.folder)
+    assert [*home, read_dataset("."), read_dataset("../below/../toy")] == [made] * 4
+    assert (made.folder, few.folder) == (tmp_path / "toy", tmp_path / "toy-3-images")
+    assert digits.folder == tmp_path / "data" / "digits" and few.arrays("train")[1].shape == (3,)
+    (tmp_path / "link").symlink_to(tmp_path / "toy")
+    assert read_dataset(tmp_path / "link").folder == tmp_path / "link", "what is made beside it lies beside the link"
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,6 +562,49 @@ def test_a_wrong_source_is_an_error_on_every_rung(
     with pytest.raises(DataError, match="auto, cifar10 or digits"):
         prepare("mnist", root=tmp_path / "root")
     assert names(tmp_path / "root") == []
+
+
+def make_cifar100(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name in ("train", "test", "meta"):
+        batch = {b"data": np.zeros((5, 3072), np.uint8), b"fine_labels": [0] * 5}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    return folder
+
+
+def make_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"some bytes")
+    return path
+
+
+def test_other_data_are_called_by_their_name(small: Dataset, tmp_path: Path) -> None:
+    hundred = make_cifar100(tmp_path / "down" / "cifar-100-python")
+    for kind in ("cifar-100-python.tar.gz", "mine.tar.gz"):
+        (tmp_path / kind).mkdir()
+        with tarfile.open(tmp_path / kind / kind, "w:gz") as tar:
+            tar.add(hundred, hundred.name)
+    shutil.copytree(hundred, tmp_path / "renamed")
+    (tmp_path / "folders" / "train" / "cat").mkdir(parents=True)
+    sources = {
+        hundred: "CIFAR-100",
+        hundred.parent: "CIFAR-100",
+        tmp_path / "renamed": "CIFAR-100",
+        tmp_path / "cifar-100-python.tar.gz": "CIFAR-100",
+        tmp_path / "cifar-100-python.tar.gz" / "cifar-100-python.tar.gz": "CIFAR-100",
+        tmp_path / "mine.tar.gz" / "mine.tar.gz": "CIFAR-100",
+        make_file(tmp_path / "png" / "train" / "cat" / "1.png").parents[2]: "a folder of pictures, as .*ImageFolder",
+        make_file(tmp_path / "jpg" / "cat" / "1.JPG").parents[1]: "a folder of pictures",
+        tmp_path / "folders": "a folder of pictures",
+        make_file(tmp_path / "mnist" / "MNIST" / "raw" / "train-images-idx3-ubyte").parents[1]: "the files of MNIST",
+    }
+    for source, other in sources.items():
+        for dataset in ("auto", "cifar10"):
+            with pytest.raises(DataError, match=rf" is (data in )?{other}.*hand them to write_dataset") as caught:
+                prepare(dataset, source=source, out=tmp_path / "out")
+            assert str(caught.value).startswith(str(source)) and not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="is a dataset folder already: use it as it is"):
+        prepare(source=small.folder, out=tmp_path / "out")
 
 
 class Evil:
@@ -719,7 +924,57 @@ def test_subset_takes_each_class_in_its_share_and_leaves_valid_and_test(digits: 
         np.testing.assert_array_equal(few.arrays(split)[0], digits.arrays(split)[0])
     whole = {image.tobytes() for image in digits.arrays("train")[0]}
     assert {image.tobytes() for image in few.arrays("train")[0]} <= whole
-    assert subset(digits, 300) == few
+    places = [index_of(image, digits) for image in few.arrays("train")[0]]
+    assert places == sorted(places), "in the order of the whole"
+    assert (few.part_of, few.site) == (digits.sha256, None)
     assert subset(digits, None) is digits and subset(digits, 5_000) is digits
     with pytest.raises(DataError, match="ask for another number"):
         subset(digits, 3)
+
+
+def index_of(image: np.ndarray, dataset: Dataset) -> int:
+    (place,) = np.flatnonzero((dataset.arrays("train")[0] == image).all(axis=(1, 2, 3)))
+    return int(place)
+
+
+def test_a_subset_that_is_there_is_read_and_not_made_anew(tmp_path: Path) -> None:
+    whole = write_dataset(tmp_path / "toy", small_splits(), **TOY)
+    few = subset(whole, 3)
+    (whole.folder / "train.npz").unlink()
+    assert subset(whole, 3) == few
+
+
+def test_a_subset_of_other_images_is_not_served(tmp_path: Path) -> None:
+    old = subset(write_dataset(tmp_path / "toy", small_splits(), **TOY), 3)
+    shutil.rmtree(tmp_path / "toy")
+    other = {split: (255 - images, labels) for split, (images, labels) in small_splits().items()}
+    whole = write_dataset(tmp_path / "toy", other, **TOY)
+    with pytest.raises(DataError, match=r"toy-3-images was taken from other images than .*toy holds now: delete it"):
+        subset(whole, 3)
+    shutil.rmtree(old.folder)
+    assert np.array_equal(subset(whole, 3).arrays("test")[0], other["test"][0])
+
+
+@pytest.mark.parametrize("images", [0, -1, 2.5, "3", True])
+def test_a_number_of_images_that_makes_no_sense(images: Any, small: Dataset) -> None:
+    with pytest.raises(DataError, match=r"images is .*: it must be a whole number above 0, or None for all"):
+        subset(small, images)
+
+
+def test_no_share_of_a_single_image(tmp_path: Path) -> None:
+    whole = write_images(tmp_path / "toy", images_of(np.uint8, (1, 4, 4)), [0, 0, 0, 1, 1, 2])
+    with pytest.raises(DataError, match="one training image of 'c', and no share of it can be taken"):
+        subset(whole, 4)
+
+
+def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """data/README.md, "Images of your own": the lines that a reader copies."""
+    text = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Images of your own")[2].partition("\n## ")[0]
+    lines = [
+        line[4:] for line in section.splitlines() if line.startswith("    ") and not line.startswith("    python ")
+    ]
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(lines), {})
+    made = read_dataset("data/mine")
+    assert made.shape == (1, 8, 8) and sum(made.counts.values()) == 1797

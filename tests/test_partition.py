@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tutorial_utils._split import make_card
 from tutorial_utils.data import SPLITS, Dataset, read_dataset, write_dataset
 from tutorial_utils.errors import DataError, PartitionError
 from tutorial_utils.partition import assign, count_labels, deal_labels, draw_shares, draw_sizes, split_dataset
@@ -37,6 +38,9 @@ def toy(folder: Path, sizes: tuple[int, int, int] = (60, 20, 20), classes: int =
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return toy(tmp_path_factory.mktemp("small") / "toy")
+
+
+OWN = {"name": "own", "source": "made for a test"}
 
 
 def hashes(paths: list[Path]) -> list[dict[str, str]]:
@@ -246,6 +250,108 @@ def test_a_split_that_is_there_stays_and_another_is_refused(small: Dataset, tmp_
         split_dataset(small.folder, 2, alpha=None, seed=3, out=out)
 
 
+NAMES = ["st-anne", "Mercy_Hospital"]
+
+
+def test_a_site_gets_what_its_place_in_the_list_gets(small: Dataset, tmp_path: Path) -> None:
+    """Not its name: the same images under names and under numbers."""
+    how = {"alpha": 0.5, "min_images": 5}
+    numbered = split_dataset(small.folder, 2, **how, out=tmp_path / "numbered")
+    named = split_dataset(small.folder, NAMES, **how, out=tmp_path / "named")
+    assert [path.relative_to(tmp_path / "named") for path in named] == [Path(name) for name in NAMES]
+    assert hashes(named) == hashes(numbered) and hashes(named)[0] != hashes(named)[1]
+    cards = [json.loads((tmp_path / kind / "split.json").read_text()) for kind in ("numbered", "named")]
+    assert [card["sites"] for card in cards] == [["site-1", "site-2"], NAMES] and cards[0]["plan"] == cards[1]["plan"]
+    assert [read_dataset(path).site for path in named] == NAMES
+    assert all(read_dataset(path).part_of == small.sha256 for path in named)
+    assert list(count_labels(named).index) == NAMES
+    turned = split_dataset(small.folder, NAMES[::-1], **how, out=tmp_path / "turned")
+    assert hashes(turned) == hashes(named)
+    for other in (2, NAMES[::-1], [*NAMES, "third"]):
+        with pytest.raises(PartitionError, match=r"another split \(sites st-anne, Mercy_Hospital, not "):
+            split_dataset(small.folder, other, **how, out=tmp_path / "named")
+
+
+def test_the_plan_says_who_holds_what(small: Dataset, tmp_path: Path) -> None:
+    cards = []
+    for k, seed in enumerate((1, 1, 2)):
+        split_dataset(small.folder, 3, alpha=1.0, seed=seed, out=tmp_path / f"{k}", min_images=5)
+        cards.append(json.loads((tmp_path / f"{k}" / "split.json").read_text()))
+    assert cards[0]["plan"] == cards[1]["plan"] != cards[2]["plan"]
+    assert all(card["numpy"] == np.__version__ for card in cards)
+    moved = {"train": [[0, 1], [2]], "valid": [[0], [1]]}, {"train": [[0], [1, 2]], "valid": [[0], [1]]}
+    assert make_card({}, moved[0])["plan"] != make_card({}, moved[1])["plan"]
+
+
+def test_a_split_that_another_numpy_dealt(small: Dataset, tmp_path: Path) -> None:
+    """It is used where both deal alike. Else a colleague's numbers would differ, and nobody would know why."""
+    out = tmp_path / "out"
+    paths = split_dataset(small.folder, 2, out=out)
+    card = json.loads((out / "split.json").read_text())
+    (out / "split.json").write_text(json.dumps(card | {"numpy": "1.26.4"}))
+    assert split_dataset(small.folder, 2, out=out) == paths
+    (out / "split.json").write_text(json.dumps(card | {"numpy": "1.26.4", "plan": "0" * 64}))
+    with pytest.raises(
+        PartitionError, match=rf"dealt by numpy 1\.26\.4, and numpy {np.__version__} deals otherwise: del"
+    ):
+        split_dataset(small.folder, 2, out=out)
+    (out / "split.json").write_text(json.dumps(card | {"plan": "0" * 64}))
+    with pytest.raises(PartitionError, match=r"another split \(other parts at the same sites\)"):
+        split_dataset(small.folder, 2, out=out)
+
+
+def test_a_site_of_other_data_is_noticed(small: Dataset, tmp_path: Path) -> None:
+    other = toy(tmp_path / "toy", (50, 30, 20))
+    paths = split_dataset(small.folder, 2, alpha=None, out=tmp_path / "out")
+    for stranger in (split_dataset(other.folder, 2, alpha=None)[1], paths[0]):
+        shutil.rmtree(paths[1])
+        shutil.copytree(stranger, paths[1])
+        with pytest.raises(PartitionError, match=r"delete the whole of it.*site-2 is a part of other data"):
+            split_dataset(small.folder, 2, alpha=None, out=tmp_path / "out")
+
+
+def test_any_images_are_dealt_out(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).normal(size=(90, 1, 7, 5)).astype(np.float32)
+    whole = write_dataset(
+        tmp_path / "own", dict.fromkeys(SPLITS, (images, np.arange(90) % 30)), **OWN, classes=list(map(str, range(30)))
+    )
+    sites = [read_dataset(path) for path in split_dataset(whole.folder, 3, alpha=None)]
+    assert all((site.shape, site.dtype, site.counts["test"]) == ((1, 7, 5), "float32", 30) for site in sites)
+    got = np.concatenate([site.arrays("train")[0] for site in sites])
+    assert sorted(map(bytes, got)) == sorted(map(bytes, images))
+    assert count_labels([site.folder for site in sites]).shape == (3, 30)
+
+
+def test_labels_are_counted_by_name(small: Dataset, tmp_path: Path) -> None:
+    """Whatever the order of the classes, and where two folders have one name."""
+    images = np.zeros((5, 1, 2, 2), np.uint8)
+    splits = dict.fromkeys(SPLITS, (images, [0, 0, 1, 1, 1]))
+    other = write_dataset(tmp_path / "toy", splits, **OWN, classes=["class 3", "rare"])
+    table = count_labels([small.folder, str(other.folder)])
+    assert list(table.index) == ["toy", "toy"] and list(table.columns) == [f"class {k}" for k in range(4)] + ["rare"]
+    assert table.to_numpy().tolist() == [[15, 15, 15, 15, 0], [0, 0, 0, 2, 3]]
+
+
+def test_places_are_seen_from_where_the_caller_stands(
+    small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for out in ("out", "~/out"):
+        (path, *_) = split_dataset(small.folder, 2, out=out)
+        assert path.is_absolute() and path == Path(out.replace("~", "home")).absolute() / "site-1"
+
+
+def test_the_default_folder_has_the_names(small: Dataset) -> None:
+    def folder(sites: list[str] | int) -> str:
+        return split_dataset(small.folder, sites, alpha=None, min_images=1)[0].parent.name
+
+    assert folder(["a-b", "c"]) == "toy-a-b+c-iid-seed-0" != folder(["a", "b-c"])
+    assert folder(["site-1", "site-2"]) == folder(2) == "toy-2-sites-iid-seed-0"
+    long = [f"a-hospital-with-a-long-name-{k}" for k in range(3)]
+    assert re.fullmatch(r"toy-3-sites-[0-9a-f]{8}-iid-seed-0", folder(long)) and folder(long) != folder(long[::-1])
+
+
 def test_the_default_folder_lies_beside_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(toy(tmp_path / "toy").folder)
     assert split_dataset(".", 2, alpha=1)[0].parent == tmp_path / "toy-2-sites-alpha-1-seed-0"
@@ -359,3 +465,7 @@ def test_the_command_line(small: Dataset, tmp_path: Path) -> None:
     done = run_split(small.folder, "--sites", "40", "--out", "other", cwd=tmp_path)
     assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    done = run_split(small.folder, "--sites", "st-anne, mercy", "--alpha", "iid", "--out", "named", cwd=tmp_path)
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["st-anne", "mercy"]
+    done = run_split(small.folder, "--sites", "a/b,c", "--out", "other", cwd=tmp_path)
+    assert done.returncode == 2 and "argument --sites: A site cannot be called 'a/b'" in done.stderr
