@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from nvflare.app_opt.pt.file_model_persistor import PTFileModelPersistor
+import yaml
 from nvflare.job_config.api import FedJob
 
 from dl.train import Net
@@ -45,6 +45,7 @@ from tutorial_utils.results import Run, sha256
 from tutorial_utils.settings import FAST, Training
 from tutorial_utils.simulate import simulate
 
+RESEARCHER = "researcher@hospital-b.org"
 HOSPITALS = ["hospital-a", "hospital-b"]
 TRAINING = Training(batch_size=8)
 SLEEP = [sys.executable, "-c", "import time; time.sleep(1e9)"]
@@ -207,22 +208,33 @@ def test_a_job_goes_to_the_sites_that_it_names(tmp_path: Path) -> None:
     assert choose_sites(folder, ["hospital-a", "hospital-b", "hospital-c"]) == ("hospital-a", "hospital-b")
     with pytest.raises(DeploymentError, match=r"needs 2 sites of hospital-a, hospital-b, .* 2 \(hospital-a, site-2\)"):
         choose_sites(folder, ["hospital-a", "site-2"])
-    address(folder, HOSPITALS, with_code=True)
-    (app,) = json.loads((folder / "meta.json").read_text())["deploy_map"].items()
-    assert set(app[1]) == {"server", "hospital-a", "hospital-b"} and (folder / app[0] / "custom").is_dir()
+    address(folder, HOSPITALS[:1], with_code=True)
+    assert json.loads((folder / "meta.json").read_text())["deploy_map"]["app_sites"] == ["hospital-a"]
+    assert (folder / "app_sites/custom").is_dir()
 
 
 def test_a_job_without_names_goes_to_whoever_is_connected(tmp_path: Path) -> None:
-    job = FedJob(name="plain", min_clients=2)
-    job.to_server(PTFileModelPersistor(), id="persistor")
-    job.export_job(str(tmp_path))
-    assert choose_sites(tmp_path / "plain", ["a", "b", "c"]) == ("a", "b", "c")
+    folder = place(running_job(sites=2), tmp_path / "number").path
+    assert choose_sites(folder, ["a", "b", "c"]) == ("a", "b", "c") and choose_sites(folder, None) is None
     with pytest.raises(DeploymentError, match="needs 2 sites, and connected are none"):
-        choose_sites(tmp_path / "plain", [])
+        choose_sites(folder, [])
+    address(folder, ["a", "b"], with_code=True)
+    assert json.loads((folder / "meta.json").read_text())["deploy_map"] == {"app": ["server", "a", "b"]}
 
 
-def test_what_an_institute_reviews_is_what_is_sent(tmp_path: Path) -> None:
-    found = deploy.review(running_job(), runs=tmp_path)
+def test_every_form_of_a_deploy_map_is_understood(tmp_path: Path) -> None:
+    folder = place(running_job(), tmp_path / "named").path
+    meta = json.loads((folder / "meta.json").read_text())
+    assert choose_sites(folder, None) == ("hospital-a", "hospital-b")
+    meta["deploy_map"]["app_sites"] = [{"sites": ["hospital-a"]}, {"targets": ["hospital-c"]}, "hospital-d"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert choose_sites(folder, None) == ("hospital-a", "hospital-c", "hospital-d")
+
+
+@pytest.mark.parametrize("sites", [2, HOSPITALS])
+def test_what_an_institute_reviews_is_what_is_sent(tmp_path: Path, sites: int | list[str]) -> None:
+    """Of a job with one app for all, and of one that has an app for the server and one for its sites."""
+    found = deploy.review(running_job(sites=sites), runs=tmp_path)
     assert found.classes == ("fl.model_learner.CIFAR10ModelLearner", "tutorial_utils._deploy.pulse.SitePulse")
     assert {"dl/train.py", "fl/model_learner.py", "tutorial_utils/_deploy/pulse.py"} <= {
         str(file.relative_to(found.code)) for file in found.code.rglob("*.py")
@@ -385,7 +397,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def federation(hospitals: list[Path], folder: Path, home: Path) -> Iterator[LocalFederation]:
-    federation = deploy.provision(PROJECT, hospitals, sites=HOSPITALS, runs=folder, name="federation")
+    project = yaml.safe_load(PROJECT.read_text())
+    researcher = {"name": RESEARCHER, "type": "admin", "org": "hospital_b", "role": "lead"}
+    project["participants"].insert(0, researcher)
+    (folder / "project.yml").write_text(yaml.safe_dump(project))
+    federation = deploy.provision(folder / "project.yml", hospitals, sites=HOSPITALS, runs=folder, name="federation")
     with federation:
         yield federation
 
@@ -430,8 +446,10 @@ def test_a_provisioned_run_is_the_simulators_to_the_bit(federation: LocalFederat
 
 
 @pytest.mark.slow
-def test_the_command_line_asks_a_server_elsewhere(federation: LocalFederation, simulated: Run) -> None:
-    command = [sys.executable, PROJECT.with_name("job.py"), "--env", "prod", "--startup-kit", federation.admin.kit]
+def test_a_researcher_with_a_kit_gets_the_same_bits(federation: LocalFederation, simulated: Run) -> None:
+    """On the command line, as a lead of another org, whom FLARE's rules do not tell which sites are there."""
+    kit = federation.kits.folder / RESEARCHER
+    command = [sys.executable, PROJECT.with_name("job.py"), "--env", "prod", "--startup-kit", kit]
     command += ["--sites", ",".join(HOSPITALS), "--rounds", "2", "--batch-size", "8"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nvflare.fuel.flare_api.api_spec import (
+    AuthorizationError,
     InternalError,
     InvalidTarget,
     JobNotFound,
@@ -36,6 +37,10 @@ GONE = (NoConnection, SessionClosed)
 NOT_UP = (InternalError, InvalidTarget, JobNotFound, JobNotRunning, NoReply, KeyError)  # before the job runs and after
 ERROR_LOG = "ERRORLOG_"  # FLARE's name for what it keeps of a site's error log: this and the site's name
 T = TypeVar("T")
+
+
+class NotPermittedError(DeploymentError):
+    """The server's rules do not let this admin do it."""
 
 
 class QuietSession(Session):
@@ -108,6 +113,8 @@ class Admin:
                 self.connect(LOGIN_SECONDS)
             try:
                 return question(self._session)
+            except AuthorizationError as error:
+                raise NotPermittedError(f"The server's rules refuse {self.user}: {error}.") from error
             except GONE as error:
                 self.close()
                 if last:
@@ -131,7 +138,7 @@ class Admin:
             raise DeploymentError(f"The server refuses the job: {str(error).rstrip('.')}.") from error
 
     def sites(self) -> tuple[str, ...]:
-        """The sites that are connected now."""
+        """The sites that are connected now; NotPermittedError for a lead of another org, by FLARE's own rules."""
         return tuple(sorted(site.name for site in self.ask(lambda session: session.get_system_info()).client_info))
 
     def meta(self, job_id: str) -> dict[str, Any]:
@@ -152,8 +159,11 @@ class Admin:
         return Path(self.ask(lambda session: session.download_job_result(job_id, str(folder))))
 
     def error_logs(self, job_id: str) -> dict[str, str]:
-        """By site, the error log that it has streamed to the server; a site may forbid it, or has no error."""
-        with contextlib.suppress(*NOT_UP):
+        """By site, the error log that it has streamed to the server; a site may forbid it, or has no error.
+
+        By FLARE's own rules they are for a project_admin: {} for everyone else.
+        """
+        with contextlib.suppress(NotPermittedError, *NOT_UP):
             if not self.ask(lambda session: session.list_job_components(job_id)):
                 return {}
             folder = Path(self.ask(lambda session: session.download_job_components(job_id)))

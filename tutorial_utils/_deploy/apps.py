@@ -63,18 +63,22 @@ def _classes(part: object) -> Iterator[str]:
         yield from _classes(one)
 
 
-def choose_sites(folder: Path, connected: Sequence[str]) -> tuple[str, ...]:
-    """The sites that a job is for: those that it names, else all that are connected.
+def choose_sites(folder: Path, connected: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The sites that a job is for: those of its deploy_map, else all that are connected.
 
-    DeploymentError where too few are there, or those that it names are others.
+    DeploymentError where too few of them are there. Where one may not ask who is (None), they are taken for there; None
+    if the job does not name them either.
     """
     meta = _read_meta(folder)
-    named, least = (meta.get("custom_props") or {}).get("sites"), meta.get("min_clients") or 1
-    wanted = tuple(named) if isinstance(named, list) else tuple(connected)
-    there = tuple(site for site in wanted if site in connected)
+    targets = [who for one in meta["deploy_map"].values() for who in _participants(one)]
+    named = None if ALL in targets else tuple(who for who in targets if who != SERVER)
+    if connected is None:
+        return named
+    there = tuple(connected) if named is None else tuple(site for site in named if site in connected)
+    least = meta.get("min_clients") or 1
     if len(there) < least:
         who = f"{len(connected)} ({', '.join(connected)})" if connected else "none"
-        whom = f" of {', '.join(wanted)}" if isinstance(named, list) else ""
+        whom = f" of {', '.join(named)}" if named else ""
         raise DeploymentError(
             f"The job needs {least} sites{whom}, and connected are {who}: start the others, or build it for those "
             "that there are (sites=)."
@@ -90,7 +94,8 @@ def address(folder: Path, sites: Sequence[str], with_code: bool) -> None:
     meta = _read_meta(folder)
     apps: dict[str, list[str]] = {}
     for app, targets in meta["deploy_map"].items():
-        names = [SERVER, *sites] if ALL in targets else [who for who in targets if who in (SERVER, *sites)]
+        who = _participants(targets)
+        names = [SERVER, *sites] if ALL in who else [name for name in who if name in (SERVER, *sites)]
         here = [name for name in names if name != SERVER]
         if not with_code and here:
             if SERVER in names:
@@ -109,6 +114,14 @@ def _split_off_server(folder: Path, app: str) -> str:
     (folder / own / "config" / CLIENT_CONFIG).unlink(missing_ok=True)
     (folder / app / "config" / SERVER_CONFIG).unlink(missing_ok=True)
     return own
+
+
+def _participants(targets: object) -> list[str]:
+    """The names in an entry of a deploy_map: a list of them, and of {"sites": [...]} or {"targets": [...]}."""
+    if isinstance(targets, str):
+        return [targets]
+    parts = [*targets.values()] if isinstance(targets, dict) else targets
+    return [name for part in parts for name in _participants(part)]
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:

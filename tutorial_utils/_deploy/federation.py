@@ -15,7 +15,7 @@ from nvflare.job_config.api import FedJob
 from tqdm.auto import tqdm
 
 from tutorial_utils._deploy import pulse
-from tutorial_utils._deploy.admin import Admin
+from tutorial_utils._deploy.admin import Admin, NotPermittedError
 from tutorial_utils._deploy.apps import address, choose_sites
 from tutorial_utils._deploy.logs import bring_error_logs
 from tutorial_utils._deploy.names import safe_name
@@ -78,15 +78,25 @@ class Federation:
             installed: the sites have the job's code (see `deploy.review`), and it goes to the server alone.
         """
         copy = place(job, fresh_folder(self.folder / "submitted", name_of(job)), min_sites)
-        sites = choose_sites(copy.path, self.sites())
-        if min_sites is not None and not 1 <= min_sites <= len(sites):
-            raise DeploymentError(f"min_sites is {min_sites}: it must be from 1 to the sites there are, {len(sites)}.")
+        sites = choose_sites(copy.path, self._who_is_there())
+        if sites is None and (installed or min_sites is not None):
+            raise DeploymentError("The server does not tell you its sites: name them in the job (sites=[...]).")
         if min_sites is not None:
+            if not 1 <= min_sites <= len(sites):
+                raise DeploymentError(f"min_sites is {min_sites}: it must be from 1 to the job's sites, {len(sites)}.")
             copy.allow_loss(min_sites)
-        address(copy.path, sites, with_code=not installed)
+        if sites is not None:
+            address(copy.path, sites, with_code=not installed)
         job_id = self.admin.submit(copy.path)
         self._rounds[job_id] = len(copy.rounds)
         return job_id
+
+    def _who_is_there(self) -> tuple[str, ...] | None:
+        """The connected sites; None where the server's rules keep them from this admin."""
+        try:
+            return self.sites()
+        except NotPermittedError:
+            return None
 
     def abort(self, job_id: str) -> str:
         """End a job; return its status once the server says that it has ended."""

@@ -86,6 +86,12 @@ def copy_project(path: Path, folder: Path, sites: Sequence[str] = ()) -> tuple[d
     return project, copy
 
 
+def admin_of(project: Mapping[str, Any]) -> str:
+    """Who runs the federation: the first admin that may do everything, else the first one."""
+    admins = [one for one in project["participants"] if one["type"] == "admin"]
+    return next((one["name"] for one in admins if one.get("role") == "project_admin"), admins[0]["name"])
+
+
 def names_in(project: Mapping[str, Any], kind: str) -> list[str]:
     """The participants of a type: "server", "client" or "admin"."""
     return [one["name"] for one in project["participants"] if one["type"] == kind]
@@ -103,7 +109,7 @@ def make_kits(project_file: Path, folder: Path, sites: Sequence[str] = ()) -> Ki
     (server,), admins, clients = (names_in(project, kind) for kind in ("server", "admin", "client"))
     for name in (server, *admins, *clients):
         shutil.copytree(made / name, folder / MACHINES / name)
-    kits = Kits(folder / MACHINES, server, admins[0], tuple(clients))
+    kits = Kits(folder / MACHINES, server, admin_of(project), tuple(clients))
     _keep_storage_inside(kits.folder / kits.server)
     return kits
 

@@ -13,7 +13,7 @@ from nvflare.job_config.api import FedJob
 
 from tutorial_utils._deploy.apps import address, choose_sites
 from tutorial_utils._deploy.federation import Federation, name_of, place
-from tutorial_utils._deploy.kits import check_path, copy_project, names_in
+from tutorial_utils._deploy.kits import admin_of, check_path, copy_project
 from tutorial_utils._deploy.services import Kept
 from tutorial_utils._simulate.guard import write_json
 from tutorial_utils.errors import DeploymentError
@@ -61,7 +61,7 @@ def run_in_poc(
     except BaseException:
         shutil.rmtree(folder)  # nothing has run in it
         raise
-    admin = names_in(found, "admin")[0]
+    admin = admin_of(found)
     answer = folder / "answer.json"
     settings = {"job": str(copy.path), "min_clients": copy.min_clients, "project": str(project_file)}
     settings |= {"sites": len(sites), "admin": admin, "answer": str(answer)}
