@@ -31,8 +31,9 @@ from nvflare.app_opt.pt.model_persistence_format_manager import PTModelPersisten
 from dl.train import load_data
 from tutorial_utils.errors import DataError, PartitionError, ResultsError, TutorialError
 from tutorial_utils.folder import SPLITS, Dataset, read_dataset, write_dataset
-from tutorial_utils.partition import assign, draw_shares, parse_alpha, split_dataset
+from tutorial_utils.partition import assign, count_labels, draw_shares, parse_alpha, split_dataset, split_table
 from tutorial_utils.results import mean_by_round, read_bytes, read_cross_site, read_model, read_rounds
+from tutorial_utils.table import read_table
 
 many = settings(max_examples=300, deadline=None, derandomize=True)
 some = settings(many, max_examples=100)
@@ -497,6 +498,40 @@ def test_what_would_not_be_read_is_not_written(change_: dict[str, Any], tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+TYPES = ("?", "u1", "i2", "<u2", ">u2", "i8", "f2", "f4", "<f8", ">f8", "c8", "O", "U3", "M8[s]", "V4")
+
+
+@many
+@given(
+    dtype=st.sampled_from(TYPES),
+    shape=st.lists(st.integers(0, 5), max_size=5) | st.tuples(*[st.integers(1, 5)] * 4).map(list),
+    labels=st.lists(st.integers(-1, 4) | st.sampled_from((0.5, "a", None, True, 2**70)), max_size=5) | VALUES,
+    fill=st.sampled_from((0, 1, 200, math.nan, math.inf)),
+)
+@example(dtype="u1", shape=[2, 9, 9, 3], labels=[0, 1], fill=1)
+@example(dtype="f4", shape=[2, 1, 3, 3], labels=[0, 1], fill=math.inf)
+@example(dtype=">f8", shape=[2, 3, 3], labels=[0, 1], fill=1)
+def test_any_arrays_are_written_as_they_are_or_refused(
+    dtype: str, shape: list[int], labels: Any, fill: float, place: Path
+) -> None:
+    images = np.zeros(shape, dtype)
+    if images.dtype.kind in "uifc" and (math.isfinite(fill) or images.dtype.kind in "fc"):
+        images[...] = min(fill, 100)
+    folder = place / "arrays"
+    shutil.rmtree(folder, ignore_errors=True)
+    about = {"name": "toy", "classes": ["a", "b", "c"], "source": "made for a test"}
+    try:
+        made = write_dataset(folder, dict.fromkeys(SPLITS, (images, labels)), **about)
+    except DataError as error:
+        assert str(error).startswith("The train ") and str(error).endswith(".") and str(error).isprintable()
+        assert not folder.exists()
+        return
+    got, numbers = made.arrays("test")
+    assert got.shape == (len(images), *made.shape) and got.dtype.isnative and np.isfinite(got).all()
+    assert np.array_equal(got.reshape(images.shape), images) and got.dtype == images.dtype.newbyteorder("=")
+    assert numbers.tolist() == list(labels) and 0 <= numbers.min() <= numbers.max() <= 2
+
+
 @some
 @given(data=st.data())
 def test_card_with_any_bytes(data: st.DataObject, toy: Dataset) -> None:
@@ -846,3 +881,65 @@ def test_a_damaged_split_is_used_as_it_was_or_refused(data: st.DataObject, split
     finally:
         path.write_bytes(content)
     assert paths is None or paths == [split / "site-1", split / "site-2"]
+
+
+# ---- tables ----
+
+
+@pytest.fixture(scope="module")
+def dealt_table(place: Path) -> Path:
+    rows = 40
+    frame = pd.DataFrame({"id": range(rows), "dose": np.arange(rows) / 7, "ill": np.arange(rows) % 2})
+    return split_table(frame, 2, label="ill", alpha=None, min_rows=1, out=place / "tables")[0]
+
+
+@some
+@given(data=st.data())
+def test_a_damaged_table_is_read_as_it_was_or_refused(data: st.DataObject, dealt_table: Path) -> None:
+    card = dealt_table / "table.json"
+    path = data.draw(st.sampled_from((card, card, dealt_table / "train.csv", dealt_table / "test.csv")))
+    before, content = read_table(dealt_table), path.read_bytes()
+    damaged = data.draw(broken(content))
+    if path == card and data.draw(st.booleans()):
+        damaged = json.dumps(data.draw(changed(json.loads(content)))).encode()
+    try:
+        path.write_bytes(damaged)
+        counts = attempt(lambda: count_labels([dealt_table]), DataError, dealt_table)
+        tables = attempt(lambda: read_table(dealt_table), DataError, dealt_table)
+    finally:
+        path.write_bytes(content)
+    assert counts is None or (counts.to_numpy() >= 0).all()
+    if tables is not None:
+        assert all(tables[split].equals(before[split]) for split in SPLITS)
+
+
+ARGUMENTS = dict.fromkeys(("alpha", "valid", "test", "seed", "min_rows"), VALUES)
+COLUMNS = st.sampled_from(("a", "b", "c"))
+
+
+@many
+@given(
+    arguments=st.fixed_dictionaries(
+        {"sites": st.integers(1, 4) | VALUES}, optional={"label": COLUMNS | VALUES, "by": COLUMNS | VALUES, **ARGUMENTS}
+    )
+    | st.fixed_dictionaries({}, optional={"by": COLUMNS, "label": COLUMNS, "min_rows": st.just(1)}),
+    column=st.lists(VALUES, min_size=12, max_size=12) | st.lists(st.sampled_from("xy"), min_size=12, max_size=12),
+)
+@example(arguments={"sites": 2, "label": "a", "min_rows": 1}, column=["x", 1, None] * 4)
+@example(arguments={"sites": 2, "label": "a", "alpha": None, "min_rows": 1}, column=["x", 1, [], {}] * 3)
+@example(arguments={"by": "a"}, column=["x", "y", "x"] * 4)
+@example(arguments={"by": "a"}, column=[1, True, 1.0] * 4)
+@example(arguments={"sites": 1, "min_rows": 1}, column=["\ud800"] * 12)
+@example(arguments={"sites": 1, "min_rows": 1, "label": []}, column=["x"] * 12)
+@example(arguments={"by": {}}, column=["x"] * 12)
+def test_a_table_of_anything(arguments: dict[str, Any], column: list, place: Path) -> None:
+    frame = pd.DataFrame({"a": pd.Series(column, dtype=object), "b": range(12), "c": np.arange(12) / 5})
+    out = place / "any table"
+    try:
+        paths = split_table(frame, **arguments, out=out)
+    except (PartitionError, DataError) as error:
+        assert str(error).endswith(".") and not out.exists()
+        return
+    numbers = [number for path in paths for part in read_table(path).values() for number in part["b"]]
+    assert sorted(numbers) == list(range(12))
+    shutil.rmtree(out)

@@ -93,8 +93,10 @@ def find_groups(whole: Whole, by: str, sites: Sites) -> tuple[tuple[str, ...], l
 
 
 def _column(frame: pd.DataFrame, name: str, what: str) -> pd.Series:
-    if name not in frame:
-        raise PartitionError(f"There is no column {name!r} ({what}): the table has {', '.join(frame.columns):.200}.")
+    if not isinstance(name, str) or name not in frame:
+        raise PartitionError(
+            f"There is no column {name!r:.40} ({what}): the table has {', '.join(frame.columns):.200}."
+        )
     if lack := int(frame[name].isna().sum()):
         raise PartitionError(f"{lack} rows have no {name!r} ({what}): fill it in, or leave these rows out.")
     return frame[name]

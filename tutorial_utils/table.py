@@ -205,7 +205,8 @@ def _read_site(out: Path, name: str) -> Path:
 
 
 def _to_csv(frame: pd.DataFrame) -> bytes:
-    return frame.to_csv(index=False, lineterminator="\n").encode()
+    with explained("The table cannot be written as CSV", "mend what is named, or leave it out"):
+        return frame.to_csv(index=False, lineterminator="\n").encode()
 
 
 def _sha256(content: bytes) -> str:
