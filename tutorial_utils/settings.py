@@ -50,7 +50,7 @@ class Settings(Training):
         sites: how many sites hold the data.
         alpha: concentration of the Dirichlet split by label; small means that the sites differ.
         rounds: how often the sites' models are averaged.
-        seeds: the runs that a spread is drawn over.
+        seeds: of the runs whose lowest and highest result a figure shows as its spread.
         epochs, lr, batch_size, momentum, seed: as in Training.
     """
 

@@ -1,4 +1,4 @@
-"""A way into a script's training loop that leaves the loop as it is."""
+"""Act before or after each step of an optimizer, from outside: the training loop of a script stays as it is."""
 
 from __future__ import annotations
 
