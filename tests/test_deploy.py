@@ -276,7 +276,7 @@ def test_the_sites_of_a_job_are_those_that_took_it() -> None:
     partly = ["server: OK", "hospital-b: NVFLARE_ERROR: BYOC not permitted", "hospital-a: OK"]
     assert sites_of({"job_deploy_detail": partly}) == (
         ("hospital-a",),
-        {"hospital-b": "NVFLARE_ERROR: BYOC not permitted"},
+        {"hospital-b": "BYOC not permitted"},
     )
     none = ["server: OK", "site-1: NVFLARE_ERROR: x", "num_ok_sites 0 < required_min_sites 2"]
     assert sites_of({"job_deploy_detail": none})[0] == ("site-1",) and sites_of({}) == ((), {})
@@ -299,7 +299,7 @@ def test_a_job_that_no_site_takes_says_why(tmp_path: Path) -> None:
     }
     with pytest.raises(DeployedRunError) as caught:
         unpack(tmp_path, tmp_path / "run", meta)
-    assert "before it ran at the server (hospital-a says: NVFLARE_ERROR: BYOC not permitted)" in str(caught.value)
+    assert "before it ran at the server (hospital-a says: BYOC not permitted)" in str(caught.value)
     assert "installed=True" in str(caught.value) and caught.value.status == "FINISHED:FAILED_TO_RUN"
 
 
@@ -584,7 +584,7 @@ def _change_resources(federation: LocalFederation, site: str, **changes: object)
 def test_a_site_without_byoc_refuses_a_job_with_code(federation: LocalFederation, careful: deploy.Review) -> None:
     with pytest.raises(DeployedRunError) as caught:
         federation.run(running_job(), progress=False)
-    assert "hospital-a says: NVFLARE_ERROR: BYOC not permitted; hospital-b says:" in str(caught.value)
+    assert "hospital-a says: BYOC not permitted; hospital-b says:" in str(caught.value)
     assert "installed=True" in str(caught.value)
 
 

@@ -2,7 +2,7 @@
 
 Read in FLARE 2.9.0: a site's SiteLogStreamer sends error_log.txt, live and once more at the job's end; the server keeps
 it beside the job, as ERRORLOG_<site>, for whoever may download the job. "allow_log_streaming": false in the site's
-local/resources.json keeps it at the site.
+local/resources.json keeps it at the site (the same line in a project file is lost: a false counts as absent there).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def sites_of(meta: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, str]]:
     told.pop("server", None)
     if strange := [site for site in told if safe_name(site) != site]:
         raise DeploymentError(f"The server names a site {strange[0]!r}, which no site is called: ask who runs it.")
-    refused = {site: what for site, what in told.items() if what != "OK"}
+    refused = {site: what.removeprefix("NVFLARE_ERROR: ") for site, what in told.items() if what != "OK"}
     return tuple(sorted(set(told) - set(refused)) or sorted(told)), refused
 
 
