@@ -4,6 +4,7 @@ federation = provision("code/fl/project.yml", sites)     # startup kits, a machi
 with federation:
     run = federation.run(job)
 connect("admin-kit").run(job)                            # at a server that runs already, elsewhere
+review(job)                                              # what it brings to a site that runs no code of others
 run_in_poc(job, sites)                                   # FLARE's proof of concept, PocEnv
 """
 

@@ -19,10 +19,10 @@ from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 from tutorial_utils._simulate.guard import ServerGuard, SiteGuard
 
 TOPIC = "tutorial_utils.pulse"
-GROUP = "guard"  # under which it tells in show_stats
-ASK_SECONDS = 1.0
-UP_SECONDS = 300.0  # for a site to take its first task
-ANSWER_SECONDS = 5.0  # a site that trains answers from another thread
+GROUP = "guard"  # the heading of the guard's figures in FLARE's command show_stats
+ASK_SECONDS = 1.0  # between two questions to the sites
+UP_SECONDS = 300.0  # that a site may take to ask for its first task
+ANSWER_SECONDS = 5.0  # that a question waits for its answer; a site answers while it trains
 
 
 def count_rounds(run_folder: Path) -> int:
@@ -44,6 +44,7 @@ class ServerPulse(ServerGuard):
     def __init__(self, min_sites: int | None = None, absent_seconds: float = 10.0) -> None:
         super().__init__(min_sites=min_sites)
         self.absent_seconds = absent_seconds
+        self._told: set[tuple[str, str]] = set()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
@@ -57,6 +58,14 @@ class ServerPulse(ServerGuard):
         collector.add_info(GROUP, told)
 
     def _watch(self) -> None:
+        try:
+            self._ask_until_over()
+        except Exception as error:  # a guard that is gone would let the job wait for ever
+            if not self._over.is_set():
+                with self._engine.new_context() as fl_ctx:
+                    self._fail(f"the guard cannot ask the sites ({type(error).__name__}: {error})", fl_ctx)
+
+    def _ask_until_over(self) -> None:
         begun = time.monotonic()
         heard: dict[str, float] = {}  # when each site answered last
         while not self._over.wait(ASK_SECONDS):
@@ -72,8 +81,16 @@ class ServerPulse(ServerGuard):
                     limit = self.absent_seconds if site in heard else UP_SECONDS
                     if now - heard.get(site, begun) > limit:
                         self._lose(site, len(everybody))
-                for site in self._state["lost"]:  # each workflow keeps a list of its own
-                    self._runner.handle_dead_job(site, fl_ctx)
+                self._tell_workflow(fl_ctx)
+
+    def _tell_workflow(self, fl_ctx: FLContext) -> None:
+        """Which sites are lost: once to each workflow, for each keeps a list of its own, and logs what it is told."""
+        workflow = self._runner.current_wf
+        for site in self._state["lost"]:
+            if workflow and (workflow.id, site) not in self._told:
+                self._runner.handle_dead_job(site, fl_ctx)
+                if self._runner.current_wf is workflow:  # it was the one that has heard it
+                    self._told.add((workflow.id, site))
 
 
 def _is_ok(answer: object) -> bool:
