@@ -2,38 +2,73 @@
 
 from __future__ import annotations
 
+import builtins
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nvflare.apis.fl_component import FLComponent
 from nvflare.fuel.utils.class_utils import get_component_init_parameters
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tutorial_utils.errors import JobError
-from tutorial_utils.learner import settings_of
+from tutorial_utils.learner import PTModelLearner, settings_of
+from tutorial_utils.values import LearnerError, match_names
+
+# What FLARE (2.9.0) replaces in a text of a job: "{name}" as a whole, and doubled braces.
+BRACES = re.compile(r"^\s*\{[^{}]*\}\s*$|\{\{|\}\}")
 
 
-def check_count(name: str, value: object, most: int | None = None) -> None:
-    """JobError unless it is a whole number from 1 (to `most`)."""
+def check_count(name: str, value: object, most: int | None = None) -> int:
+    """The value as an int; JobError unless it is a whole number from 1 (to `most`)."""
     fits = isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
     if not fits or (most is not None and value > most):
         wanted = "1 or more" if most is None else f"from 1 to {most}"
         raise JobError(f"{name} is {value!r}: it must be a whole number, {wanted}.")
+    return int(value)
 
 
-def resolve_paths(part: object) -> None:
-    """Make relative paths and ~ in a part's arguments absolute: at a site they would mean something else."""
+def check_name(what: str, value: object) -> None:
+    """JobError for a text that could be no folder at every site."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", value):
+        rule = "letters (a to z), digits, '_' and '-', 64 at most, and a letter or digit first"
+        raise JobError(f"{what} {value!r:.80}: a name has {rule}.")
+
+
+def check_object(what: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
+    """JobError unless it is an object of this kind; a class that was not called has a sentence of its own."""
+    if isinstance(value, type):
+        raise JobError(f"{what} is the class {value.__name__}: give an object, {value.__name__}(...).")
+    if not isinstance(value, kind):
+        raise JobError(f"{what} is a {type(value).__name__}: give {wanted}.")
+
+
+def check_list(what: str, value: object) -> None:
+    """JobError for one thing where several belong: a text would be taken for its letters."""
+    if isinstance(value, (str, Path)) or not isinstance(value, Sequence):
+        raise JobError(f"{what} is {value!r:.80}: give a list, [{value!r:.80}].")
+
+
+def settle_arguments(part: object) -> None:
+    """Make a part's arguments what they will be at a site: relative paths and ~ absolute, numbers of numpy plain."""
     for name in settings_of(type(part)):
         value = getattr(part, name, None)
-        if not isinstance(value, str) or not value or "$" in value:
-            continue
-        if name == "data" or value.startswith(("./", "../", "~")):
+        if isinstance(value, np.generic):
+            setattr(part, name, value.item())
+        elif isinstance(value, str) and _is_path_from_here(name, value):
             setattr(part, name, str(Path(value).expanduser().resolve()))
+
+
+def _is_path_from_here(name: str, value: str) -> bool:
+    is_path = value.startswith(("./", "../", "~")) or (name == "data" and value != "")
+    return is_path and "$" not in value and "://" not in value
 
 
 def holds_sites(data: str, names: Sequence[str]) -> bool:
@@ -49,14 +84,15 @@ def holds_sites(data: str, names: Sequence[str]) -> bool:
 
 
 def check_arguments(part: object) -> None:
-    """JobError for an argument that would not reach the sites: FLARE reads each back from an attribute of its name, and
-    writes what JSON can hold."""
+    """JobError for an argument that would not reach the sites as it is: FLARE reads each back from an attribute of its
+    name, and writes what JSON can hold."""
     kind = type(part).__name__
     if not isinstance(part, FLComponent):  # a ScriptRunner, which writes itself into the job
         return
-    written = set(get_component_init_parameters(part)) - {"args", "kwargs"}
-    for name in settings_of(type(part)):
-        if not hasattr(part, name) and not hasattr(part, f"_{name}"):
+    written = {name: one for name, one in get_component_init_parameters(part).items() if name not in ("args", "kwargs")}
+    for name, parameter in settings_of(type(part)).items():
+        found = [kept for kept in (name, f"_{name}") if kept in vars(part)]
+        if not found:
             raise JobError(
                 f"{kind} does not keep its argument {name}: write self.{name} = {name}, by which a job reads it."
             )
@@ -64,38 +100,74 @@ def check_arguments(part: object) -> None:
             raise JobError(
                 f"{kind} hands {name} on by **kwargs alone, where a job does not look: write (self, *args, **kwargs)."
             )
-        value = getattr(part, name, getattr(part, f"_{name}", None))
-        if not _is_writable(value):
-            hint = f"give str({name})" if isinstance(value, Path) else "give it as texts and numbers"
-            raise JobError(f"{kind}'s argument {name} is a {type(value).__name__}, which a job cannot write: {hint}.")
+        if odd := _find_odd(vars(part)[found[0]], name):
+            raise JobError(f"{kind}'s argument {name} {odd}.")
+        if written[name].default != parameter.default:  # FLARE (2.9.0) leaves out what is the default of a parent
+            part._always_serialize_args = (*getattr(part, "_always_serialize_args", ()), name)
 
 
-def _is_writable(value: Any) -> bool:  # noqa: ANN401
-    if isinstance(value, (Enum, FLComponent)):
-        return True
+def _find_odd(value: Any, name: str) -> str | None:  # noqa: ANN401
+    """Why a job cannot write this value so that a site reads the same, None if it can."""
+    kind = type(value).__name__
+    if isinstance(value, float) and value != value:
+        return "is nan, which is no number"
+    if isinstance(value, str) and BRACES.search(value):
+        return f"is {value!r:.60}, and text in braces is a variable to FLARE: leave them out"
+    if isinstance(value, dict) and (taken := sorted({"path", "class_path"} & value.keys())):
+        return f"has the key {taken[0]!r}, by which FLARE takes it for a class: choose another"
+    if isinstance(value, FLComponent) or (isinstance(value, Enum) and value == value.value):
+        return None
     try:
-        return json.loads(json.dumps(value)) == (list(value) if isinstance(value, tuple) else value)
+        plain = list(value) if isinstance(value, tuple) else value
+        if hasattr(builtins, kind) and json.loads(json.dumps(value)) == plain:
+            return None
     except (TypeError, ValueError):
-        return False
+        pass
+    hint = f"give str({name})" if isinstance(value, Path) else "give it as texts and numbers"
+    return f"is a {kind}, which a job cannot write: {hint}"
+
+
+def check_keep_local(learner: object, state: Mapping[str, Tensor]) -> None:
+    """JobError where a learner's `keep_local` names nothing that the net has, or all of it."""
+    if not isinstance(learner, PTModelLearner):
+        return
+    try:
+        kept = match_names(state, learner.keep_local)
+    except LearnerError as error:
+        raise JobError(str(error)) from error
+    if len(kept) == len(state):
+        raise JobError("keep_local names all of the net: leave something to share.")
+
+
+def state_of(what: str, model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a model's state dict on the CPU. JobError for what cannot travel."""
+    check_object(what, model, (nn.Module, Mapping), "a net or its state dict")
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    if not state:
+        raise JobError(f"The {what} has no weights: there is nothing to share.")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise JobError(f"{name} in the {what} is a {type(value).__name__}, and only arrays travel.")
+        if is_lazy(value) or value.is_meta:
+            raise JobError(f"{name} in the {what} has no numbers yet: call it with one batch, or load its weights.")
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
 def fit_checkpoint(net: nn.Module, checkpoint: str | Path | None) -> dict[str, Tensor]:
     """The first model: the net's own weights, or a checkpoint's that has the same entries and shapes. On the CPU."""
-    if not isinstance(net, nn.Module):
-        raise JobError(f"net is a {type(net).__name__}: give the net itself, an object of a torch.nn.Module.")
-    own = net.state_dict()
-    for name, value in own.items():
-        if not isinstance(value, Tensor):
-            raise JobError(f"{name} in the net's state dict is a {type(value).__name__}, and only arrays travel.")
+    check_object("net", net, nn.Module, "the net itself, an object of a torch.nn.Module")
+    own = state_of("net", net)
     if checkpoint is None:
-        return {name: value.detach().cpu().clone() for name, value in own.items()}
+        return own
+    if not isinstance(checkpoint, (str, Path)):
+        raise JobError(f"checkpoint is {checkpoint!r:.60}: give the path of a file.")
     state = _read_checkpoint(Path(checkpoint).expanduser())
-    if odd := sorted(own.keys() ^ state.keys()):
+    if odd := sorted(own.keys() ^ state.keys(), key=str):
         whose = "the net" if odd[0] in own else "the checkpoint"
         raise JobError(f"{checkpoint} does not fit the net: {odd[0]} is in {whose} alone.")
     for name, value in own.items():
-        if not isinstance(state[name], Tensor) or state[name].shape != value.shape:
-            shape = tuple(getattr(state[name], "shape", ()))
+        shape = tuple(getattr(state[name], "shape", ()))
+        if not isinstance(state[name], Tensor) or shape != value.shape:
             raise JobError(
                 f"{checkpoint} does not fit the net: {name} is {shape} there and {tuple(value.shape)} in the net."
             )
@@ -111,7 +183,7 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise JobError(
             f"{path} is no checkpoint that torch loads safely: save a state_dict() with torch.save."
         ) from error
-    for key in ("model", "state_dict"):
+    for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from nvflare.apis.executor import Executor
@@ -34,13 +34,24 @@ from nvflare.widgets.widget import Widget
 from torch import Tensor, nn
 
 from tutorial_utils import learner as shipped
-from tutorial_utils._checks import check_arguments, check_count, fit_checkpoint, holds_sites, resolve_paths
+from tutorial_utils._checks import (
+    check_arguments,
+    check_count,
+    check_keep_local,
+    check_list,
+    check_name,
+    check_object,
+    fit_checkpoint,
+    holds_sites,
+    settle_arguments,
+    state_of,
+)
 from tutorial_utils._ship import files_of, find_files
 from tutorial_utils.algorithms.aggregator import OrderedAggregator
 from tutorial_utils.algorithms.registry import FedAvg
 from tutorial_utils.errors import JobError
 from tutorial_utils.evaluation import GivenModels
-from tutorial_utils.learner import LearnerError, metric_of
+from tutorial_utils.learner import LearnerError, PTModelLearner, metric_of
 from tutorial_utils.metric import Metric
 from tutorial_utils.sites import check_site_names
 
@@ -148,11 +159,16 @@ def build_job(
     Raises: JobError for what cannot work, before anything starts.
     """
     names = check_site_names(sites)
-    check_count("rounds", rounds)
-    if min_sites is not None:
-        check_count("min_sites", min_sites, most=len(names))
-    algorithm, metric = algorithm or FedAvg(), _metric(learner, metric)
-    job = _begin(learner, fit_checkpoint(net, checkpoint), sites, rounds, name, metric, files)
+    rounds = getattr(workflow, "num_rounds", None) or getattr(workflow, "_num_rounds", None) or rounds
+    rounds = check_count("rounds", rounds)
+    min_sites = len(names) if min_sites is None else check_count("min_sites", min_sites, most=len(names))
+    if cross_site not in get_args(CrossSite):
+        raise JobError(f"cross_site is {cross_site!r}: choose all, global or none.")
+    algorithm, metric = _algorithm(learner, algorithm), _metric(learner, metric)
+    _check_one_metric(learner, metric)
+    first = fit_checkpoint(net, checkpoint)
+    check_keep_local(learner, first)
+    job = _begin(learner, first, sites, rounds, name, metric, files)
     job.add_weights(job.net, FIRST_MODEL)
     job.to_server(PTFileModelPersistor(source_ckpt_file_full_name=FIRST_MODEL), id="persistor")
     job.to_server(PTFileModelLocator(pt_persistor_id="persistor"), id="locator")
@@ -189,9 +205,10 @@ def build_evaluation(
     """
     if not models:
         raise JobError("There is no model to score: give some by name, as {'mine': net}.")
-    check_site_names(list(models))  # a name is a column of the matrix, and a file
-    states = {key: model.state_dict() if isinstance(model, nn.Module) else model for key, model in models.items()}
-    job = _begin(learner, dict(next(iter(states.values()))), sites, 0, name, _metric(learner, metric), ())
+    for key in models:  # a column of the matrix, and a file
+        check_name("A model cannot be called", key)
+    states = {key: state_of(key, model) for key, model in models.items()}
+    job = _begin(learner, next(iter(states.values())), sites, 0, name, _metric(learner, metric), ())
     for key, state in states.items():
         job.add_weights(state, f"models/{key}.pt")
     job.to_server(GivenModels(), id="locator")
@@ -200,10 +217,39 @@ def build_evaluation(
 
 
 def _metric(learner: object, metric: Metric | None) -> Metric:
+    check_object("learner", learner, get_args(SitePart), "an object of a ModelLearner")
+    if metric is not None:
+        example = f"Metric({metric!r:.60}, higher_is_better=...)"
+        if not isinstance(metric, Metric):
+            raise JobError(f"metric is {metric!r:.60}: give {example}.")
+        return metric
     try:
-        return metric or metric_of(learner)
+        return metric_of(learner)
     except LearnerError as error:
         raise JobError(f"{str(error).rstrip('.')}, or give build_job a metric=.") from error
+
+
+def _check_one_metric(learner: object, metric: Metric) -> None:
+    """A PTModelLearner chooses each site's best model by its own: the server must not choose by another."""
+    own = learner.metric if isinstance(learner, PTModelLearner) else None
+    if own not in (None, metric):
+        raise JobError(
+            f"{type(learner).__name__} chooses its models by {own.name}, and the job would by {metric.name}: "
+            "say metric = ... in the class, and leave metric= out."
+        )
+
+
+def _algorithm(learner: object, algorithm: FedAvg | None) -> FedAvg:
+    example = "an object, FedProx() or another of tutorial_utils.algorithms.registry"
+    if algorithm is None:
+        return FedAvg()
+    if isinstance(algorithm, str):
+        raise JobError(f"algorithm is {algorithm!r:.40}: give {example}.")
+    check_object("algorithm", algorithm, FedAvg, example)
+    if algorithm.site() and not isinstance(learner, PTModelLearner):
+        kind = type(learner).__name__
+        raise JobError(f"{algorithm.name} has a part at the sites for a PTModelLearner, and {kind} is none.")
+    return algorithm
 
 
 def _begin(
@@ -217,7 +263,9 @@ def _begin(
 ) -> LearnerJob:
     """A job with what every one has: the site's part with its files, and the notes that a runner reads."""
     names = check_site_names(sites)
-    resolve_paths(learner)
+    check_name("name is", name)
+    check_list("files", files)
+    settle_arguments(learner)
     check_arguments(learner)
     props: dict[str, Any] = {"sites": list(names), "metric": asdict(metric)}
     if isinstance(data := getattr(learner, "data", None), str) and holds_sites(data, names):
@@ -244,11 +292,11 @@ def _plain(sends: str | Mapping[str, str]) -> str | dict[str, str]:
     return sends if isinstance(sends, str) else dict(sends)
 
 
-def _workflow(algorithm: FedAvg, sites: int, min_sites: int | None, rounds: int) -> Controller:
+def _workflow(algorithm: FedAvg, sites: int, min_sites: int, rounds: int) -> Controller:
     return algorithm.workflow(
-        min_clients=min_sites or sites,
+        min_clients=min_sites,
         num_rounds=rounds,
-        wait_time_after_min_received=0 if min_sites in (None, sites) else 10,
+        wait_time_after_min_received=0 if min_sites == sites else 10,
         aggregator_id="aggregator",
         persistor_id="persistor",
         shareable_generator_id="shareable_generator",

@@ -12,7 +12,6 @@ import os
 import random
 import zlib
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from tutorial_utils.keep import BestModel, SiteState
 from tutorial_utils.metric import Metric
-from tutorial_utils.values import LearnerError, as_number, plain, to_numpy
+from tutorial_utils.values import LearnerError, as_number, match_names, plain, to_numpy
 
 
 def round_seed(seed: int, site: str, round_number: int) -> int:
@@ -211,11 +210,7 @@ class PTModelLearner(ModelLearner):
 
     def local_names(self) -> list[str]:
         """The entries of the state dict that `keep_local` names."""
-        names = list(self.net.state_dict())
-        for pattern in self.keep_local:
-            if not any(fnmatch(name, pattern) for name in names):
-                raise LearnerError(f"keep_local names {pattern!r}, and the net has only {', '.join(names)}.")
-        return [name for name in names if any(fnmatch(name, pattern) for pattern in self.keep_local)]
+        return match_names(self.net.state_dict(), self.keep_local)
 
     def _local(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return {name: params[name] for name in self.local_names() if name in params}

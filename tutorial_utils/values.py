@@ -5,8 +5,9 @@ This file ships with every job, and imports numpy and torch alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from fnmatch import fnmatch
 
 import numpy as np
 import torch
@@ -31,6 +32,15 @@ def to_numpy(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
             )
     whole = {name: value.float() if value.dtype == torch.bfloat16 else value for name, value in state.items()}
     return {name: value.detach().cpu().numpy().copy() for name, value in whole.items()}
+
+
+def match_names(names: Iterable[str], patterns: str | Sequence[str]) -> list[str]:
+    """Those of the names that one of the patterns matches. LearnerError for a pattern that matches none."""
+    names, patterns = list(names), [patterns] if isinstance(patterns, str) else patterns
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise LearnerError(f"keep_local names {pattern!r}, and the net has only {', '.join(names)}.")
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 def as_number(what: str, value: object) -> float:
