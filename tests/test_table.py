@@ -218,7 +218,7 @@ WRONG = [
     ({"valid": True}, "valid is True"),
     ({"valid": 0.5, "test": 0.5}, "valid is 0.5 and test 0.5: together"),
     ({"sites": 14}, "No split with alpha 0.3 leaves 20 train rows, a valid and a test one at each of 14 sites"),
-    ({"sites": 9, "alpha": None, "min_rows": 40}, "No split with iid leaves 40 train rows"),
+    ({"sites": 2, "alpha": None, "min_rows": 100}, "No split with iid leaves 100 train rows"),
 ]
 
 
