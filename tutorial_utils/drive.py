@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
-from nvflare.apis.fl_constant import FLMetaKey, ReturnCode
+from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContextManager
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
@@ -24,12 +23,11 @@ from nvflare.app_common.abstract.model_learner import ModelLearner
 from nvflare.app_common.app_constant import AppConstants, ModelName, ValidateType
 from torch import nn
 
-from tutorial_utils.learner import LearnerError, PTModelLearner, SiteAlgorithm, as_number, metric_of, to_numpy
+from tutorial_utils._answers import Params, as_arrays, read_metrics, read_model, read_update, read_weight
+from tutorial_utils.learner import LearnerError, PTModelLearner, SiteAlgorithm, metric_of
 
 if TYPE_CHECKING:
     from tutorial_utils.job import LearnerJob
-
-Params = Mapping[str, Any]
 
 
 @dataclass
@@ -38,7 +36,7 @@ class Drive:
 
     Attributes:
         received: metrics of the model that the learner received, one dict a round.
-        steps: steps done, one number a round; None where the learner says a weight alone.
+        steps: steps done, one number a round; the weight where the learner says but one number.
         weights: what each update weighs in the average, one number a round.
         params: the weights after the last round.
         best: what get_model("best_model") gave, None after an abort.
@@ -47,7 +45,7 @@ class Drive:
     """
 
     received: list[dict[str, float]] = field(default_factory=list)
-    steps: list[int | None] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     params: dict[str, np.ndarray] = field(default_factory=dict)
     best: FLModel | None = None
@@ -78,9 +76,10 @@ def test_drive(
         abort_after: seconds until the learner is asked to stop, from another thread, as FLARE does it.
 
     Raises: whatever the learner raises; LearnerError where it returns something that a job would choke on: no steps,
-        no number where a metric belongs or the one that decides missing, weights that the net has not.
+        no number where a metric belongs or the one that decides missing, weights that the net has not, that have
+        another shape or are not finite.
     """
-    drive = Drive(params=_first(net))
+    drive = Drive(params=as_arrays(net))
     signal = Signal()
     if algorithm is not None:
         learner.algorithm = algorithm
@@ -142,19 +141,22 @@ def compare_with_script(
 
     Raises: LearnerError where the two have other entries or shapes; what the learner raises.
     """
-    driven = copy.deepcopy(learner)
-    driven.keep_local = ()  # what would stay at the site is compared too
-    made, wanted = test_drive(driven, net, site=site).params, _first(trained)
+    made, wanted = _train_whole(learner, net, site, 1), as_arrays(trained)
     if made.keys() != wanted.keys():
         name = sorted(made.keys() ^ wanted.keys())[0]
         raise LearnerError(f"{name} is an entry of one of the two nets alone: compare the same net.")
+    for name, value in made.items():
+        for what, here, there in (
+            ("has the shape", value.shape, wanted[name].shape),
+            ("is", value.dtype, wanted[name].dtype),
+        ):
+            if here != there:
+                raise LearnerError(f"{name} {what} {here} here and {there} in the script: compare the same net.")
     first, apart = None, 0.0
     for name in wanted:
-        if made[name].shape != wanted[name].shape:
-            raise LearnerError(f"{name} has the shape {made[name].shape} here and {wanted[name].shape} in the script.")
         if not np.array_equal(made[name], wanted[name], equal_nan=wanted[name].dtype.kind == "f"):
             first = first or name
-            apart = max(apart, float(np.max(np.abs(made[name].astype(float) - wanted[name]))))
+            apart = float(np.max([apart, np.max(np.abs(made[name].astype(float) - wanted[name]))]))  # NaN stays NaN
     return Proof(first is None, first, apart)
 
 
@@ -171,13 +173,21 @@ def train_alone(job: LearnerJob, *, rounds: int | None = None) -> pd.DataFrame:
     Returns: the metric that decides, as in `Run.cross_site`: a row for each site whose test data were used, a column
         for the model of each site.
     """
-    whole = copy.deepcopy(job.learner)
-    whole.keep_local = ()  # alone, all of the model is at home
-    models = {
-        site: test_drive(copy.deepcopy(whole), job.net, site=site, rounds=rounds or job.rounds).params
-        for site in job.sites
-    }
-    return score_models(whole, models, job.sites)
+    rounds = job.rounds if rounds is None else rounds
+    if not rounds:
+        raise LearnerError("This job trains nothing, it scores models: ask for a number of rounds.")
+    models = {site: _train_whole(job.learner, job.net, site, rounds) for site in job.sites}
+    return score_models(job.learner, models, job.sites)
+
+
+def _train_whole(learner: ModelLearner, net: nn.Module | Params, site: str, rounds: int) -> dict[str, np.ndarray]:
+    """The weights after some rounds of one site, those that would stay there too. The learner stays as it is."""
+    learner = copy.deepcopy(learner)
+    learner.keep_local = ()
+    drive = test_drive(learner, net, site=site, rounds=rounds)
+    if drive.return_code != ReturnCode.OK:
+        raise LearnerError(f"train() returned {drive.return_code}: there are no weights to look at.")
+    return drive.params
 
 
 def score_models(learner: PTModelLearner, models: Mapping[str, Params], sites: Sequence[str]) -> pd.DataFrame:
@@ -186,6 +196,7 @@ def score_models(learner: PTModelLearner, models: Mapping[str, Params], sites: S
     cells: dict[str, dict[str, float]] = {}
     for site in sites:
         judge = copy.deepcopy(learner)
+        judge.keep_local = ()  # these models are whole
         with placed(judge, site, Signal()):
             judge.current_round = judge.total_rounds = None  # as in cross-site evaluation
             found = {name: judge.validate(_task(judge, params, {})).metrics for name, params in models.items()}
@@ -208,6 +219,8 @@ def placed(learner: ModelLearner, site: str, signal: Signal) -> Iterator[ModelLe
 
 def place(learner: ModelLearner, site: str, folder: str | Path, signal: Signal) -> None:
     """Set what FLARE's executor sets on a learner before its first task; `folder` is the app's own at the site."""
+    if not isinstance(learner, ModelLearner):
+        raise LearnerError(f"{type(learner).__name__} is no ModelLearner, and only such a one can be driven here.")
     if not hasattr(learner, "abort_signal"):
         raise LearnerError("call super().__init__() in the constructor of your learner.")
     engine = SimpleNamespace(fire_event=lambda event_type, fl_ctx: None)  # logging a warning fires an event
@@ -218,53 +231,22 @@ def place(learner: ModelLearner, site: str, folder: str | Path, signal: Signal) 
     learner.abort_signal = signal
 
 
-def _first(net: nn.Module | Params) -> dict[str, np.ndarray]:
-    state = net.state_dict() if isinstance(net, nn.Module) else net
-    return to_numpy({name: value if not _is_array(value) else torch.as_tensor(value) for name, value in state.items()})
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, (np.ndarray, np.generic))
-
-
 def _drive_rounds(learner: ModelLearner, rounds: int, drive: Drive) -> None:
     learner.total_rounds = rounds
     before = {AppConstants.VALIDATE_TYPE: ValidateType.BEFORE_TRAIN_VALIDATE}
     for learner.current_round in range(rounds):
         model = _task(learner, drive.params, before)
-        drive.received.append(_metrics(learner.validate(model)))
+        drive.received.append(read_metrics(learner, learner.validate(model)))
         result = learner.train(model)
         if isinstance(result, str):
             drive.return_code = result
             return
-        drive.params = _added(drive.params, result)
-        weight = (result.meta or {}).get(FLMetaKey.NUM_STEPS_CURRENT_ROUND)
-        if not weight:
-            said = "no steps" if weight is None else "0 steps"
-            raise LearnerError(
-                f"train() reports {said}: the average weighs an update by them, so it would count for nothing."
-            )
-        drive.weights.append(as_number("the weight", weight))
-        drive.steps.append((result.meta or {}).get("steps", weight))
+        drive.params = read_update(drive.params, result)
+        drive.weights.append(read_weight(result))
+        drive.steps.append((result.meta or {}).get("steps", drive.weights[-1]))
     learner.current_round = learner.total_rounds = None  # as in cross-site evaluation
-    drive.best = learner.get_model(ModelName.BEST_MODEL)
-    drive.test = _metrics(learner.validate(_task(learner, drive.params, {})))
-
-
-def _added(sent: dict[str, np.ndarray], result: object) -> dict[str, np.ndarray]:
-    """What a server of one site would make of an update: a difference is added, what stays at the site is as it was."""
-    if not isinstance(result, FLModel) or not result.params:
-        kind = type(result).__name__
-        raise LearnerError(f"train() must return an FLModel with params or a return code, not {kind}.")
-    if strange := sorted(set(result.params) - set(sent)):
-        raise LearnerError(
-            f"train() sends {', '.join(strange)}, which the net has not: send entries of its state dict."
-        )
-    declared = set((result.meta or {}).get("kept_local", ()))
-    if lack := sorted(set(sent) - set(result.params) - declared):
-        raise LearnerError(f"train() does not send {', '.join(lack)}: name in keep_local what shall stay at the site.")
-    is_difference = result.params_type == ParamsType.DIFF
-    return sent | {name: sent[name] + value if is_difference else value for name, value in result.params.items()}
+    drive.best = read_model(learner.get_model(ModelName.BEST_MODEL))
+    drive.test = read_metrics(learner, learner.validate(_task(learner, drive.params, {})))
 
 
 def _task(learner: ModelLearner, params: Params, headers: dict[str, str]) -> FLModel:
@@ -272,10 +254,5 @@ def _task(learner: ModelLearner, params: Params, headers: dict[str, str]) -> FLM
     for name, value in headers.items():
         learner.shareable.set_header(name, value)
     now, total = learner.current_round, learner.total_rounds
-    return FLModel(params_type=ParamsType.FULL, params=dict(params), current_round=now, total_rounds=total, meta={})
-
-
-def _metrics(result: object) -> dict[str, float]:
-    if not isinstance(result, FLModel) or not result.metrics:
-        raise LearnerError(f"validate() must return an FLModel with metrics; it returned {type(result).__name__}.")
-    return {name: as_number(name, value) for name, value in result.metrics.items()}
+    params = copy.deepcopy(dict(params))  # FLARE hands out a copy, with which a learner may do what it likes
+    return FLModel(params_type=ParamsType.FULL, params=params, current_round=now, total_rounds=total, meta={})

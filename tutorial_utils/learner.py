@@ -53,6 +53,9 @@ class Watched:
         self.learner = learner
 
     def __iter__(self) -> Iterator[Any]:
+        self.learner._batches = self.learner._batches or 0  # there is a loader, be it an empty one
+        if self.learner.is_aborted():  # many epochs may be left, and a loader's start costs
+            return
         for batch in self.loader:
             if self.learner.is_aborted():
                 return
@@ -113,7 +116,7 @@ class PTModelLearner(ModelLearner):
         self.net: nn.Module | None = None
         self.state: dict[str, Any] = {}
         self.algorithm = SiteAlgorithm()
-        self._batches = 0  # seen by watched loaders in this round
+        self._batches: int | None = None  # seen by watched loaders in this round
 
     def initialize(self) -> None:
         """Called by FLARE once in each process, before the first task."""
@@ -132,11 +135,12 @@ class PTModelLearner(ModelLearner):
         """Start from the global model, train on the site's own data, return all weights and the steps."""
         self.load_params(self.algorithm.receive(self, model.params))
         seed_everything(self.seed_of_round())
-        self._batches = 0
-        steps, weight = self._count(self.algorithm.train(self))
+        self._batches = None
+        trained = self.algorithm.train(self)
         if self.is_aborted():
-            self.warning(f"stopped after {steps} steps")
+            self.warning(f"stopped after {(self._batches or 0) if trained is None else trained} steps")
             return ReturnCode.TASK_ABORTED
+        steps, weight = self._count(trained)
         self.keep_if_best()
         self._remember()
         self.info(f"round {self.current_round}: {steps} steps")
@@ -164,12 +168,16 @@ class PTModelLearner(ModelLearner):
 
     def configure(self, model: FLModel) -> None:
         """Change settings while running: `model.params` names arguments of the constructor, each of its own kind."""
+        changes = {}
         for name, value in (model.params or {}).items():
             if name not in settings_of(type(self)):
                 raise LearnerError(f"{type(self).__name__} has no setting {name!r}.")
-            now = getattr(self, name)
-            if type(value) is not type(now) and not (type(now) is float and type(value) is int):
+            attribute = name if hasattr(self, name) else f"_{name}"  # as a job reads it
+            now = getattr(self, attribute)
+            if now is not None and type(value) is not type(now) and (type(now), type(value)) != (float, int):
                 raise LearnerError(f"{name} is {now!r}, and {value!r} is no {type(now).__name__}.")
+            changes[attribute] = value
+        for name, value in changes.items():
             setattr(self, name, value)
             self.info(f"{name} is now {value}")
 
@@ -197,16 +205,19 @@ class PTModelLearner(ModelLearner):
         return to_numpy(self.net.state_dict())
 
     def load_params(self, params: Mapping[str, Any], partly: bool = False) -> None:
-        """Put weights that came into the net, beside those that stay here. `partly`: others may be missing as well."""
+        """Put weights that came into the net, beside those that stay here. `partly`: others may be missing as well.
+
+        Those that stay here begin as the first model has them: a checkpoint's, say.
+        """
         own = self.net.state_dict()
-        came = {name: torch.as_tensor(value) for name, value in self._shared(params).items()}
+        kept = SiteState(self.app_root).load(before=self.current_round) or {"state": self.state, "local": {}}
+        self.state, local = kept["state"], kept["local"]
+        came = {name: torch.as_tensor(value) for name, value in params.items() if name not in local}
         if strange := sorted(came.keys() - own.keys()):
             raise LearnerError(f"The model that came has {strange[0]}, which this net has not: is it another net?")
         if not partly and (lack := sorted(self._shared(own).keys() - came.keys())):
             raise LearnerError(f"The model that came lacks {lack[0]}, which this net has: is it another net?")
-        if (kept := SiteState(self.app_root).load(before=self.current_round)) is not None:
-            self.state, own = kept["state"], own | kept["local"]
-        self.net.load_state_dict(own | came)
+        self.net.load_state_dict(own | local | came)
 
     def local_names(self) -> list[str]:
         """The entries of the state dict that `keep_local` names."""
@@ -221,10 +232,10 @@ class PTModelLearner(ModelLearner):
 
     def _remember(self) -> None:
         """Write down what the next round needs: the learner's state, and the weights that stay here."""
-        local = self._local(self.net.state_dict())
-        if self.state or local:
+        kept, local = SiteState(self.app_root), self._local(self.net.state_dict())
+        if self.state or local or kept.load(before=None):  # a state that was emptied is one too
             state = {name: plain(value, name) for name, value in self.state.items()}
-            SiteState(self.app_root).save(self.current_round or 0, state, local)
+            kept.save(self.current_round or 0, state, local)
 
     def _score(self, split: str) -> dict[str, float]:
         """`local_validate`, seeded, as plain numbers, the one that decides among them."""
@@ -245,14 +256,14 @@ class PTModelLearner(ModelLearner):
     def _count(self, trained: object) -> tuple[int, float]:
         """Steps and weight in what local_train returned; the weight is the steps unless it says otherwise."""
         if trained is None:
-            trained = self._batches or None
+            trained = self._batches
         if trained is None:
             raise LearnerError(
                 "local_train() returned nothing: return the steps, or count them with self.watched(loader)."
             )
         steps, weight = trained if isinstance(trained, tuple) and len(trained) == 2 else (trained, trained)
         steps, weight = as_number("the steps", steps), as_number("the weight", weight)
-        if not (steps >= 0 and steps == int(steps) and 0 <= weight < math.inf):
+        if not (0 <= steps < math.inf and steps == int(steps) and 0 <= weight < math.inf):
             raise LearnerError(f"local_train() returned {trained}: steps are a whole number, a weight is 0 or more.")
         if not steps:
             self.warning("made no step: is a batch larger than the site's data, and drop_last set?")
