@@ -31,7 +31,7 @@ FIRST = ["What you will do", "What you will learn", "How long", "Why"]
 LAST = ["Your turn", "What you have now", "In practice", "Next"]
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-SETUP = {"sys.path.insert", "torch.set_num_threads"}  # all that an import cell may call
+SETUP = {"os.chdir", "sys.path.insert", "torch.set_num_threads"}  # all that an import cell may call
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 every_figure = pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.name)

@@ -1,19 +1,20 @@
-"""The exercise of 10, checked as those in checks.py are."""
+"""The exercise of notebook 10: the two participants that a third hospital adds to the project file."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 
-from checks.verdict import Verdict, not_yet, open_task
+from checks.reply import Reply, exercise, not_yet, right
 
 SITE, RESEARCHER, ORG = "site-3", "researcher@hospital-c.org", "hospital_c"
 
 
-def newcomers(answer: Sequence[Mapping[str, str]] | None) -> Verdict:
-    """10: the two participants that a third hospital adds to the project file."""
-    if answer is None:
-        return open_task("fill in the two participants, and put the list of them in answer.")
+@exercise(
+    "fill in the two participants, and put the list of them in answer.",
+    "It is a list of dicts, one a participant, with the keys of the project file.",
+)
+def newcomers(answer: Sequence[Mapping[str, str]]) -> Reply:
     if not (isinstance(answer, list | tuple) and all(isinstance(one, Mapping) for one in answer)):
         return not_yet("answer must be a list of dicts, one a participant, with the keys of the project file.")
     found = {str(one.get("name")): one for one in answer}
@@ -36,9 +37,9 @@ def newcomers(answer: Sequence[Mapping[str, str]] | None) -> Verdict:
     return _role(researcher.get("role"))
 
 
-def _role(role: object) -> Verdict:
+def _role(role: object) -> Reply:
     if role == "lead":
-        return Verdict(True, "A kit each: site-3's for the hospital's machine, the researcher's for their own.")
+        return right("A kit each: site-3's for the hospital's machine, the researcher's for their own.")
     if role == "project_admin":
         return not_yet("A project_admin may do everything, at every site: more than was asked. Read the table again.")
     if role in ("org_admin", "member"):
