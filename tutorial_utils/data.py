@@ -43,7 +43,8 @@ def prepare(
     it, or the archive. `out`, by default `root`/NAME, is the folder to make. Every rung is logged.
     """
     if dataset not in ("auto", "cifar10", "digits") or (source is not None and dataset == "digits"):
-        raise DataError("The dataset is auto, cifar10 or digits; a source goes with the first two only.")
+        words = "a source goes with the first two only, and images of your own come in by write_dataset"
+        raise DataError(f"The dataset is auto, cifar10 or digits; {words}.")
     if source is not None:  # who names a copy wants it, and wants to hear of a wrong path at once
         dataset, source = "cifar10", _find_copy(source)
     target = expand(out or Path(root, "digits" if dataset == "digits" else "cifar10"))
