@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Callable
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -132,3 +136,252 @@ def test_an_algorithm_s_part_at_the_sites_needs_a_learner_that_asks_for_it(algor
 
     with pytest.raises(JobError, match=f"{algorithm.name} .* a PTModelLearner, and CIFAR10Executor is none"):
         build_job(CIFAR10Executor("data"), make_net(), algorithm=algorithm)
+
+
+# --- what ships ---
+
+LEARNER = """
+from tutorial_utils.learner import PTModelLearner
+from tutorial_utils.metric import Metric
+{imports}
+
+class Mine(PTModelLearner):
+    metric = Metric("loss", higher_is_better=False)
+    def __init__(self, data="x", seed=0):
+        super().__init__(seed=seed)
+        self.data = data
+"""
+BUILD = "\nfrom torch import nn\nfrom tutorial_utils.job import build_job\n"
+GUARD = "if __name__ == '__main__':"
+EXPORT = BUILD + "{start}\n    build_job(Mine(), nn.Linear(2, 1)).export_job({folder!r})\n"
+SITE = """
+import json, sys
+from pathlib import Path
+custom, = Path(sys.argv[1]).rglob("custom")
+sys.path[:] = [path for path in sys.path if path not in ("", sys.argv[2])]
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in str(finder)]
+sys.path.append(str(custom))
+from nvflare.fuel.utils.class_utils import instantiate_class
+config, = Path(sys.argv[1]).rglob("config_fed_client.json")
+for part in json.loads(config.read_text())["components"]:
+    made = instantiate_class(part["path"], part["args"])
+    assert Path(sys.modules[type(made).__module__].__file__).is_relative_to(custom), part["path"]
+    print(part["path"], getattr(made, "width", ""))
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in which a reader's modules lie; they are forgotten afterwards."""
+    folder, before = tmp_path / "reader", set(sys.modules)
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(folder):
+            del sys.modules[name]
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def mine(imports: str = "") -> str:
+    return LEARNER.format(imports=imports)
+
+
+def job_of(module: str, **more: Any) -> LearnerJob:
+    """A job of the learner `Mine` in a module."""
+    return build_job(importlib.import_module(module).Mine(), nn.Linear(2, 1), **more)
+
+
+def shipped(job: LearnerJob, folder: Path) -> set[str]:
+    """The reader's files below custom/."""
+    job.export_job(str(folder))
+    (custom,) = folder.rglob("custom")
+    files = {path.relative_to(custom).as_posix() for path in custom.rglob("*") if path.is_file()}
+    return {file for file in files if not file.startswith("tutorial_utils/")} - {"first_model.pt"}
+
+
+def at_a_site(folder: Path) -> str:
+    """What an exported job's parts print where only torch and nvflare are installed."""
+    done = subprocess.run(
+        [sys.executable, "-c", SITE, str(folder), str(Path(__file__).parents[1])],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+PACKAGE = {
+    "hospital/__init__.py": "",
+    "hospital/learner.py": mine("from .nets import WIDTH\nfrom hospital import scaling")
+    + "        self.width = WIDTH\n",
+    "hospital/nets/__init__.py": "from .small import WIDTH\n",
+    "hospital/nets/small.py": "from ..settings import WIDTH\n",
+    "hospital/scaling.py": "import shared\n",
+    "hospital/settings.py": "import json\nfrom pathlib import Path\n"
+    "WIDTH = json.loads((Path(__file__).parent / 'settings.json').read_text())['width']\n",
+    "hospital/settings.json": '{"width": 32}',
+    "shared.py": "",
+    "unrelated.py": "",
+}
+
+
+def test_a_package_ships_whole_with_its_data_and_what_it_imports_from_beside(here: Path, tmp_path: Path) -> None:
+    write(here, PACKAGE)
+    assert shipped(job_of("hospital.learner"), tmp_path / "job") == set(PACKAGE) - {"unrelated.py"}
+    assert "hospital.learner.Mine 32" in at_a_site(tmp_path / "job")
+
+
+def test_a_folder_without_init_ships_what_is_imported(here: Path, tmp_path: Path) -> None:
+    write(here, {"lab/fed/mine.py": mine("from lab import nets"), "lab/nets.py": "", "lab/other.py": ""})
+    assert shipped(job_of("lab.fed.mine"), tmp_path / "job") == {"lab/fed/mine.py", "lab/nets.py"}
+    assert "lab.fed.mine.Mine" in at_a_site(tmp_path / "job")
+
+
+def test_a_part_of_the_job_from_a_package_ships_with_its_data_too(here: Path, tmp_path: Path) -> None:
+    filters = "from nvflare.apis.filter import Filter\nfrom privacy import noise\nclass Blur(Filter):\n"
+    filters += "    def process(self, shareable, fl_ctx):\n        return shareable\n"
+    data = "from pathlib import Path\nSCALE = (Path(__file__).parent / 'scale.txt').read_text()\n"
+    files = {
+        "privacy/__init__.py": "",
+        "privacy/filters.py": filters,
+        "privacy/noise.py": data,
+        "privacy/scale.txt": "1",
+    }
+    write(here, files | {"mine.py": mine()})
+    blur = importlib.import_module("privacy.filters").Blur()
+    assert shipped(job_of("mine", site_filters=[blur]), tmp_path / "site") == {"mine.py", *files}
+    assert shipped(job_of("mine", server_filters=[blur]), tmp_path / "server") == {"mine.py", *files}
+
+
+def test_two_learners_of_one_module_are_two_jobs(here: Path, tmp_path: Path) -> None:
+    write(here, {"pair.py": mine() + "\nclass Second(Mine):\n    keep_local = ('bias',)\n"})
+    module = importlib.import_module("pair")
+    for name in ("Mine", "Second"):
+        job = build_job(getattr(module, name)(), nn.Linear(2, 1), name=name)
+        assert shipped(job, tmp_path / name) == {"pair.py"}
+        assert f"pair.{name}" in at_a_site(tmp_path / name)
+
+
+def test_a_library_does_not_ship_wherever_it_is_installed(here: Path, tmp_path: Path) -> None:
+    """With pip's --user, Debian's dist-packages, or a virtual environment that sees the system's."""
+    for place in ("lib/python3.11/site-packages", "lib/python3/dist-packages"):
+        name = f"lib_{place[-13:-9]}"
+        write(here, {f"{place}/{name}/__init__.py": "", f"{name}_user.py": mine(f"import {name}")})
+        sys.path.append(str(here / place))
+        try:
+            assert shipped(job_of(f"{name}_user"), tmp_path / name) == {f"{name}_user.py"}
+        finally:
+            sys.path.remove(str(here / place))
+
+
+def test_a_script_that_is_its_own_job_ships_itself(here: Path, tmp_path: Path) -> None:
+    start = EXPORT.format(start=GUARD, folder=str(tmp_path / "job"))
+    write(here, {"fed.py": mine("import beside") + start, "beside.py": ""})
+    runpy.run_path(str(here / "fed.py"), run_name="__main__")
+    assert "fed.Mine" in at_a_site(tmp_path / "job")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("fed.py", EXPORT.format(start="if True:", folder="x"), r"fed.py works when it is imported .*build_job\(\)"),
+        (
+            "my-fed.py",
+            EXPORT.format(start=GUARD, folder="x"),
+            "'my-fed' is no name for a module",
+        ),
+        ("test.py", EXPORT.format(start=GUARD, folder="x"), "test is a module of Python's or a library's"),
+    ],
+)
+def test_a_script_that_a_site_could_not_import(here: Path, name: str, text: str, sentence: str) -> None:
+    write(here, {name: mine() + text})
+    with pytest.raises(JobError, match=sentence):
+        runpy.run_path(str(here / name), run_name="__main__")
+
+
+UNIMPORTABLE = {
+    "args = parse()\n": r"parse_args\(\)",
+    "main()\n": r"backward\(\)",
+    "class Options:\n    args = ArgumentParser().parse_args()\n": r"parse_args\(\)",
+    "sys.exit(main)\n": r"exit\(\)",
+    "try:\n    main()\nexcept ValueError:\n    pass\n": r"backward\(\)",
+    "simulate(build_job(Mine(), net))\n": r"simulate\(\)",
+}
+IMPORTABLE = [
+    "try:\n    import torch\nexcept ImportError:\n    sys.exit('pip install torch')\n",
+    "if True:\n    def other():\n        ArgumentParser().parse_args()\n",
+    "later = lambda: main()\n",
+    "def simulate(count):\n    return count\nROWS = simulate(100)\n",
+    "if __name__ == '__main__':\n    main()\n",
+    "\ufeffX = 1\n",
+]
+FUNCTIONS = """import sys
+from argparse import ArgumentParser
+def parse():
+    return ArgumentParser().parse_args()
+def main():
+    for batch in ():
+        batch.backward()
+"""
+
+
+@pytest.mark.parametrize("code", UNIMPORTABLE)
+def test_a_module_that_works_when_it_is_imported_is_refused(here: Path, code: str) -> None:
+    """Its learner was got at somehow: a site that imports it would do the work."""
+    write(here, {"mine.py": mine("import script"), "script.py": ""})
+    module = importlib.import_module("mine")
+    runs = "from tutorial_utils.simulate import simulate\nfrom tutorial_utils.job import build_job\n"
+    write(here, {"script.py": FUNCTIONS + runs * ("simulate" in code) + code})
+    with pytest.raises(JobError, match=r"script.py works when it is imported \(line \d+: " + UNIMPORTABLE[code]):
+        build_job(module.Mine(), nn.Linear(2, 1))
+
+
+@pytest.mark.parametrize("code", IMPORTABLE)
+def test_a_module_that_only_defines_is_no_work(here: Path, tmp_path: Path, code: str) -> None:
+    text = code if code.startswith("\ufeff") else FUNCTIONS + code
+    write(here, {"mine.py": mine("import script"), "script.py": text})
+    assert shipped(job_of("mine"), tmp_path / "job") == {"mine.py", "script.py"}
+
+
+def test_a_class_inside_a_function_is_refused() -> None:
+    class Mine(TinyLearner):
+        pass
+
+    with pytest.raises(JobError, match=r"Mine is defined inside test_.*: move it to the top"):
+        build_job(Mine(), make_net())
+
+
+def test_a_class_typed_into_a_notebook_is_refused() -> None:
+    room = {"__name__": "__main__", "TinyLearner": TinyLearner}
+    exec("class Mine(TinyLearner):\n    pass", room)
+    room["Mine"].__module__ = "typed_in_a_cell"  # as __main__ of a kernel: a module without a file
+    with pytest.raises(JobError, match="Mine was typed into a notebook or a console, and a site needs a file"):
+        build_job(room["Mine"](), make_net())
+
+
+def test_a_module_beside_others_cannot_import_relatively(here: Path) -> None:
+    """With an except ImportError it works here; FLARE would not export it."""
+    write(here, {"mine.py": mine("try:\n    from .net import x\nexcept ImportError:\n    import net"), "net.py": ""})
+    with pytest.raises(JobError, match=r"mine.py imports relatively \(line 5\), and lies in no package"):
+        job_of("mine")
+
+
+def test_a_module_that_a_library_of_the_site_hides_is_refused(here: Path) -> None:
+    write(here, {"iniconfig/__init__.py": mine()})
+    library = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "iniconfig"}
+    try:
+        with pytest.raises(
+            JobError, match="iniconfig is a module of Python's or a library's, which a site would import"
+        ):
+            job_of("iniconfig")
+    finally:
+        sys.modules |= library

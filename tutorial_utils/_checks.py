@@ -13,15 +13,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from nvflare.apis.executor import Executor
 from nvflare.apis.fl_component import FLComponent
+from nvflare.app_common.abstract.model_learner import ModelLearner
 from nvflare.fuel.utils.class_utils import get_component_init_parameters
+from nvflare.job_config.script_runner import ScriptRunner
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from tutorial_utils.algorithms.registry import FedAvg
 from tutorial_utils.errors import JobError
-from tutorial_utils.learner import PTModelLearner, settings_of
+from tutorial_utils.learner import PTModelLearner, metric_of, settings_of
+from tutorial_utils.metric import Metric
 from tutorial_utils.values import LearnerError, match_names
 
+SITE_PARTS = (ModelLearner, Executor, ScriptRunner)
 # What FLARE (2.9.0) replaces in a text of a job: "{name}" as a whole, and doubled braces.
 BRACES = re.compile(r"^\s*\{[^{}]*\}\s*$|\{\{|\}\}")
 
@@ -54,6 +60,44 @@ def check_list(what: str, value: object) -> None:
     """JobError for one thing where several belong: a text would be taken for its letters."""
     if isinstance(value, (str, Path)) or not isinstance(value, Sequence):
         raise JobError(f"{what} is {value!r:.80}: give a list, [{value!r:.80}].")
+
+
+def choose_metric(learner: object, metric: Metric | None) -> Metric:
+    """The metric that decides: the given one, else the learner's."""
+    check_object("learner", learner, SITE_PARTS, "an object of a ModelLearner")
+    if metric is not None:
+        example = f"Metric({metric!r:.60}, higher_is_better=...)"
+        if not isinstance(metric, Metric):
+            raise JobError(f"metric is {metric!r:.60}: give {example}.")
+        return metric
+    try:
+        return metric_of(learner)
+    except LearnerError as error:
+        raise JobError(f"{str(error).rstrip('.')}, or give build_job a metric=.") from error
+
+
+def check_one_metric(learner: object, metric: Metric) -> None:
+    """A PTModelLearner chooses each site's best model by its own: the server must not choose by another."""
+    own = learner.metric if isinstance(learner, PTModelLearner) else None
+    if own not in (None, metric):
+        raise JobError(
+            f"{type(learner).__name__} chooses its models by {own.name}, and the job would by {metric.name}: "
+            "say metric = ... in the class, and leave metric= out."
+        )
+
+
+def choose_algorithm(learner: object, algorithm: FedAvg | None) -> FedAvg:
+    """The given one, else FedAvg. JobError where its part at the sites and the learner's kind do not go together."""
+    example = "an object, FedProx() or another of tutorial_utils.algorithms.registry"
+    if algorithm is None:
+        return FedAvg()
+    if isinstance(algorithm, str):
+        raise JobError(f"algorithm is {algorithm!r:.40}: give {example}.")
+    check_object("algorithm", algorithm, FedAvg, example)
+    if algorithm.site() and not isinstance(learner, PTModelLearner):
+        kind = type(learner).__name__
+        raise JobError(f"{algorithm.name} has a part at the sites for a PTModelLearner, and {kind} is none.")
+    return algorithm
 
 
 def settle_arguments(part: object) -> None:

@@ -33,25 +33,14 @@ from nvflare.job_config.script_runner import ScriptRunner
 from nvflare.widgets.widget import Widget
 from torch import Tensor, nn
 
+from tutorial_utils import _checks
 from tutorial_utils import learner as shipped
-from tutorial_utils._checks import (
-    check_arguments,
-    check_count,
-    check_keep_local,
-    check_list,
-    check_name,
-    check_object,
-    fit_checkpoint,
-    holds_sites,
-    settle_arguments,
-    state_of,
-)
-from tutorial_utils._ship import files_of, find_files
+from tutorial_utils._checks import check_count
+from tutorial_utils._ship import files_of, find_files, is_library
 from tutorial_utils.algorithms.aggregator import OrderedAggregator
 from tutorial_utils.algorithms.registry import FedAvg
 from tutorial_utils.errors import JobError
 from tutorial_utils.evaluation import GivenModels
-from tutorial_utils.learner import LearnerError, PTModelLearner, metric_of
 from tutorial_utils.metric import Metric
 from tutorial_utils.sites import check_site_names
 
@@ -101,6 +90,14 @@ class LearnerJob(FedJob):
         self.job.add_fed_app("app_sites", FedAppConfig(server_app=None, client_app=client_app.get_app_config()))
         for site in self.sites:
             self.job.set_site_app(site, "app_sites")
+
+    def add_sources(self, *parts: object, to_server: bool = False) -> None:
+        """The reader's own files that these parts need, packages whole, beside those that FedJob finds itself."""
+        add = self.add_file_to_server if to_server else self.add_file_to_clients
+        for part in parts:
+            if part is not None and not is_library(type(part)):
+                for path, folder in find_files(type(part)).items():
+                    add(str(path), dest_dir=folder)
 
     def add_weights(self, state: Mapping[str, Tensor], file: str) -> None:
         """Put weights into the server's part of the job, as `file` below custom/."""
@@ -164,10 +161,11 @@ def build_job(
     min_sites = len(names) if min_sites is None else check_count("min_sites", min_sites, most=len(names))
     if cross_site not in get_args(CrossSite):
         raise JobError(f"cross_site is {cross_site!r}: choose all, global or none.")
-    algorithm, metric = _algorithm(learner, algorithm), _metric(learner, metric)
-    _check_one_metric(learner, metric)
-    first = fit_checkpoint(net, checkpoint)
-    check_keep_local(learner, first)
+    algorithm, metric = _checks.choose_algorithm(learner, algorithm), _checks.choose_metric(learner, metric)
+    _checks.check_one_metric(learner, metric)
+    first = _checks.fit_checkpoint(net, checkpoint)
+    _checks.check_keep_local(learner, first)
+    site_part = algorithm.site()
     job = _begin(learner, first, sites, rounds, name, metric, files)
     job.add_weights(job.net, FIRST_MODEL)
     job.to_server(PTFileModelPersistor(source_ckpt_file_full_name=FIRST_MODEL), id="persistor")
@@ -180,12 +178,14 @@ def build_job(
     job.to_server(workflow or _workflow(algorithm, len(names), min_sites, rounds), id="scatter_and_gather")
     if cross_site != "none":
         _add_evaluation(job, "locator", cross_site)
-    if site_part := algorithm.site():
+    if site_part:
         job.to_clients(site_part, id="algorithm")
     for one in site_filters:
         job.to_clients(one, tasks=["train", "submit_model"], filter_type=FilterType.TASK_RESULT)
     for one in server_filters:
         job.to_server(one, tasks=["train"], filter_type=FilterType.TASK_DATA)
+    job.add_sources(*site_filters, site_part)
+    job.add_sources(*server_filters, aggregator, selector, workflow, to_server=True)
     return job
 
 
@@ -206,50 +206,14 @@ def build_evaluation(
     if not models:
         raise JobError("There is no model to score: give some by name, as {'mine': net}.")
     for key in models:  # a column of the matrix, and a file
-        check_name("A model cannot be called", key)
-    states = {key: state_of(key, model) for key, model in models.items()}
-    job = _begin(learner, next(iter(states.values())), sites, 0, name, _metric(learner, metric), ())
+        _checks.check_name("A model cannot be called", key)
+    states = {key: _checks.state_of(key, model) for key, model in models.items()}
+    job = _begin(learner, next(iter(states.values())), sites, 0, name, _checks.choose_metric(learner, metric), ())
     for key, state in states.items():
         job.add_weights(state, f"models/{key}.pt")
     job.to_server(GivenModels(), id="locator")
     _add_evaluation(job, "locator", "global")
     return job
-
-
-def _metric(learner: object, metric: Metric | None) -> Metric:
-    check_object("learner", learner, get_args(SitePart), "an object of a ModelLearner")
-    if metric is not None:
-        example = f"Metric({metric!r:.60}, higher_is_better=...)"
-        if not isinstance(metric, Metric):
-            raise JobError(f"metric is {metric!r:.60}: give {example}.")
-        return metric
-    try:
-        return metric_of(learner)
-    except LearnerError as error:
-        raise JobError(f"{str(error).rstrip('.')}, or give build_job a metric=.") from error
-
-
-def _check_one_metric(learner: object, metric: Metric) -> None:
-    """A PTModelLearner chooses each site's best model by its own: the server must not choose by another."""
-    own = learner.metric if isinstance(learner, PTModelLearner) else None
-    if own not in (None, metric):
-        raise JobError(
-            f"{type(learner).__name__} chooses its models by {own.name}, and the job would by {metric.name}: "
-            "say metric = ... in the class, and leave metric= out."
-        )
-
-
-def _algorithm(learner: object, algorithm: FedAvg | None) -> FedAvg:
-    example = "an object, FedProx() or another of tutorial_utils.algorithms.registry"
-    if algorithm is None:
-        return FedAvg()
-    if isinstance(algorithm, str):
-        raise JobError(f"algorithm is {algorithm!r:.40}: give {example}.")
-    check_object("algorithm", algorithm, FedAvg, example)
-    if algorithm.site() and not isinstance(learner, PTModelLearner):
-        kind = type(learner).__name__
-        raise JobError(f"{algorithm.name} has a part at the sites for a PTModelLearner, and {kind} is none.")
-    return algorithm
 
 
 def _begin(
@@ -263,12 +227,12 @@ def _begin(
 ) -> LearnerJob:
     """A job with what every one has: the site's part with its files, and the notes that a runner reads."""
     names = check_site_names(sites)
-    check_name("name is", name)
-    check_list("files", files)
-    settle_arguments(learner)
-    check_arguments(learner)
+    _checks.check_name("name is", name)
+    _checks.check_list("files", files)
+    _checks.settle_arguments(learner)
+    _checks.check_arguments(learner)
     props: dict[str, Any] = {"sites": list(names), "metric": asdict(metric)}
-    if isinstance(data := getattr(learner, "data", None), str) and holds_sites(data, names):
+    if isinstance(data := getattr(learner, "data", None), str) and _checks.holds_sites(data, names):
         props["data"] = data
     job = LearnerJob(name, learner, state, names, rounds, props, named=not isinstance(sites, Integral))
     if isinstance(learner, ModelLearner):
