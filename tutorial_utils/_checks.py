@@ -159,7 +159,7 @@ def _find_odd(value: Any, name: str) -> str | None:  # noqa: ANN401
         return f"is {value!r:.60}, and text in braces is a variable to FLARE: leave them out"
     if isinstance(value, dict) and (taken := sorted({"path", "class_path"} & value.keys())):
         return f"has the key {taken[0]!r}, by which FLARE takes it for a class: choose another"
-    if isinstance(value, FLComponent) or (isinstance(value, Enum) and value == value.value):
+    if value is None or isinstance(value, FLComponent) or (isinstance(value, Enum) and value == value.value):
         return None
     try:
         plain = list(value) if isinstance(value, tuple) else value
