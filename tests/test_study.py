@@ -1,33 +1,28 @@
-"""Studies: the bits of FedAvg by hand, drift by hand, the same numbers from any number of processes, none left."""
+"""Studies: drift by hand, the same numbers from any number of processes, none left."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
-from fl.by_hand import federated_averaging
-from tutorial_utils.data import Dataset, prepare, subset
+from fl.by_hand import federated_averaging, score
+from tutorial_utils.data import Dataset
+from tutorial_utils.metric import Metric
 from tutorial_utils.partition import split_dataset
-from tutorial_utils.report import score
-from tutorial_utils.results import sha256
-from tutorial_utils.study import compare_splits, distance, drift, drift_of, federate, run_tasks, train_alone
+from tutorial_utils.study import compare_splits, distance, drift, drift_of, run_tasks
 
-HOW = {"batch_size": 8, "epochs": 1, "lr": 0.01, "momentum": 0.9}
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """So few digits that a training takes a blink."""
-    return subset(prepare("digits", root=tmp_path_factory.mktemp("few")), 100)
 
 
 def test_drift_by_hand() -> None:
@@ -42,34 +37,45 @@ def test_drift_by_hand() -> None:
     assert distance({"a": np.float32([0, 0])}, {"a": np.float32([3, -4])}) == 5
 
 
-def test_a_study_federates_with_the_bits_of_fedavg_by_hand(few: Dataset) -> None:
-    sites = split_dataset(few.folder, 2, alpha=0.5)
-    averages = []
-    federated_averaging(sites, 2, seed=1, **HOW, after_round=lambda _, params: averages.append(params))
-    rows = federate(sites[::-1], 2, seed=1, **HOW)
-    assert [row["sha256"] for row in rows] == [sha256(params) for params in averages]
-    assert [row["accuracy"] for row in rows] == [score(params, sites)[0] for params in averages]
-    assert [row["round"] for row in rows] == [1, 2]
-    assert all(row["drift"] > row["drift_of_biases"] > 0 for row in rows)
+def test_counters_and_other_whole_numbers_are_no_weights() -> None:
+    one, two = ({"a": np.float64([n]), "n": np.array(1000 * n)} for n in (0, 3))
+    assert distance(one, two) == 3
+    assert drift([(one, 1), (two, 1)]) == 1.5
 
 
-def test_alone_is_as_many_epochs_in_one_go(few: Dataset) -> None:
-    expected = federated_averaging([few.folder], 1, seed=2, **HOW | {"epochs": 6})
-    assert train_alone(few.folder, 3, [few.folder], seed=2, **HOW | {"epochs": 2}) == score(expected, [few.folder])[0]
+def test_an_entry_without_dimensions_and_a_site_without_steps() -> None:
+    updates = [({"scale": np.float32(value)}, steps) for value, steps in ((1, 2), (3, 2), (1e9, 0))]
+    assert drift(updates) == 1
 
 
-def test_the_numbers_are_those_of_one_process(few: Dataset) -> None:
-    splits = {"IID": split_dataset(few.folder, 2, alpha=None), "apart": split_dataset(few.folder, 2, alpha=0.5)}
-    table = compare_splits(splits, few.folder, (0, 1), 2, processes=2, **HOW)
-    last = table[table["round"] == 2].set_index(["split", "seed", "model"])["accuracy"]
-    assert len(last) == len(last.index.unique()) == 2 * 2 * 3
-    assert len(table) == len(last) + 4  # and the federations' first rounds
+def grow(folders: Sequence[Path], rounds: int, *, seed: int, step: float) -> list[dict[str, Any]]:
+    """A federation that is quickly made: its error is what is left of 10."""
+    letters = sum(len(folder.name) for folder in folders)
+    return [{"round": n, "mae": 10 - step * n - letters - seed, "left": letters} for n in range(1, rounds + 1)]
+
+
+def grow_alone(folder: Path, rounds: int, tests: Sequence[Path], *, seed: int, step: float) -> float:
+    return 10 - step * rounds / 2 - len(folder.name) - seed / 10 - len(tests) / 100
+
+
+def test_a_study_deals_out_what_it_is_given_and_lays_out_what_comes_back() -> None:
+    splits = {"one": [Path("a"), Path("bbb")], "two": [Path("cc")]}
+    mae = Metric("mae", higher_is_better=False)
+    trainings = {"federate": grow, "train_alone": grow_alone}
+    table = compare_splits(splits, Path("all"), (0, 1), 2, **trainings, metric=mae, processes=2, step=0.5)
+    assert list(table.columns) == ["split", "seed", "model", "round", "mae", "left"]
+    assert len(table) == 2 * 2 * (2 + 2)
+    assert table.attrs["metric"] == {"name": "mae", "higher_is_better": False, "fraction": None}
+    rows = table.set_index(["split", "seed", "model", "round"])["mae"]
     for split, sites in splits.items():
         for seed in (0, 1):
-            alone = [train_alone(site, 2, sites, seed=seed, **HOW) for site in sites]
-            assert last[split, seed, "one site alone"] == pytest.approx(sum(alone) / 2)
-            assert last[split, seed, "federated"] == federate(sites, 2, seed=seed, **HOW)[-1]["accuracy"]
-            assert last[split, seed, "centralised"] == train_alone(few.folder, 2, [few.folder], seed=seed, **HOW)
+            for number in (1, 2):
+                letters = sum(len(site.name) for site in sites)
+                assert rows[split, seed, "federated", number] == 10 - 0.5 * number - letters - seed
+            alone = [9.5 - len(site.name) - seed / 10 - len(sites) / 100 for site in sites]
+            assert math.isclose(rows[split, seed, "one site alone", 2], sum(alone) / len(alone))
+            assert math.isclose(rows[split, seed, "centralised", 2], 9.5 - 3 - seed / 10 - 0.01)
+    assert table.loc[table["model"] != "federated", "left"].isna().all()
 
 
 def test_what_a_task_raises_comes_back_and_ends_the_rest() -> None:

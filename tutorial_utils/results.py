@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from tutorial_utils._simulate.guard import FOLDER as GUARD_FOLDER
+from tutorial_utils._read import (
+    FIXED,
+    read_bytes,
+    read_cross_site,
+    read_metric,
+    read_model,
+    read_rounds,
+    read_scores,
+    read_server_configs,
+)
 from tutorial_utils.errors import ResultsError
-from tutorial_utils.folder import reason
+from tutorial_utils.metric import Metric
 
-SERVER_MODELS = {"SRV_FL_global_model.pt": "global", "SRV_best_FL_global_model.pt": "best global"}
-MEBIBYTE = 2**20
-LARGE = sys.float_info.max
-T = TypeVar("T")
+__all__ = ["Run", "mean_by_round", "read_bytes", "read_cross_site", "read_model", "read_rounds", "sha256"]
+
+GUARD_FOLDER = "guard"  # as in _simulate/guard.py, which ships to the sites and imports nothing of ours
+CHECKPOINT = re.compile("checkpoint-([1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True)
@@ -56,42 +65,96 @@ class Run:
     def global_model_path(self) -> Path:
         return self.job_folder / "app_server" / "FL_global_model.pt"
 
-    @cached_property
-    def rounds(self) -> pd.DataFrame:
-        """One row a round and site: round, site, one column a metric, steps.
-
-        The metrics are those of the model that the site RECEIVED in that round, on its validation images:
-        in round r the average made r times, in round 0 the first weights.
-        """
-        path = self.job_folder / "metrics" / "round_metrics.jsonl"
-        if not self.earlier_rounds_path.is_file():
-            return read_rounds(path)
-        earlier = read_rounds(self.earlier_rounds_path)  # of the run that this one goes on from
-        return pd.concat([earlier, read_rounds(path)], ignore_index=True) if path.is_file() else earlier
-
     @property
     def earlier_rounds_path(self) -> Path:
         return self.folder / "earlier_rounds.jsonl"
 
     @property
+    def cross_site_path(self) -> Path:
+        return self.job_folder / "cross_site_val" / "cross_val_results.json"
+
+    @cached_property
+    def metric(self) -> Metric:
+        """Which number decides, and in which direction.
+
+        What the job says (`build_job` writes it down), else the metric of its IntimeModelSelector, else the only
+        number that was measured. ResultsError where that leaves several: `matrix(name)` reads each of them.
+        """
+        return read_metric(self.folder / "job", lambda: self.metrics)
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of all numbers that the sites told, in the rounds or in the cross-site evaluation."""
+        rounds = self._rounds
+        names = [name for name in rounds if _is_measured(rounds, name) and rounds[name].notna().any()]
+        scores = read_scores(self.cross_site_path) if self.cross_site_path.is_file() else {}
+        cells = [cell for row in scores.values() for found in row.values() for cell in found.items()]
+        names += [name for name, value in cells if type(value) in (int, float)]
+        return tuple(dict.fromkeys(names))
+
+    @cached_property
+    def rounds(self) -> pd.DataFrame:
+        """One row a round and site: round, site, one column a metric, weight.
+
+        The metrics are those of the model that the site RECEIVED in that round, on its validation data: in round r
+        the average made r times, in round 0 the first weights. NaN where a site could not measure one.
+
+        `weight` is what the site's update weighed in the average: its steps, unless the learner returned a weight.
+        It is 0 for a site without one in a round where others have theirs, and NaN where FLARE noted none: for all
+        sites of a round if nobody counted, and for a site that had no number to tell at all.
+
+        Empty where the job only evaluates.
+        """
+        return self._follow(self._rounds)
+
+    @cached_property
+    def _rounds(self) -> pd.DataFrame:
+        path = self.job_folder / "metrics" / "round_metrics.jsonl"
+        if self.earlier_rounds_path.is_file():  # of the run that this one goes on from
+            earlier = read_rounds(self.earlier_rounds_path, self.sites)
+            return pd.concat([earlier, read_rounds(path, self.sites)], ignore_index=True) if path.is_file() else earlier
+        if not path.is_file() and self._only_evaluates:
+            return pd.DataFrame({"round": np.array([], int), "site": np.array([], object), "weight": np.array([])})
+        return read_rounds(path, self.sites)
+
+    def _follow(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The plots ask a table which metric decides."""
+        with suppress(ResultsError):  # of several metrics: then a plot wants to be told
+            table.attrs["metric"] = asdict(self.metric)
+        return table
+
+    @property
+    def _only_evaluates(self) -> bool:
+        configs = read_server_configs(self.folder / "job")
+        workflows = [one for config in configs for one in config.get("workflows") or []]
+        return bool(workflows) and all("CrossSite" in str(one.get("path")) for one in workflows)
+
+    @property
     def missing(self) -> dict[int, tuple[str, ...]]:
-        """The sites that had no part in a round, for each round that lacked one: only with min_sites."""
-        took_part = self.rounds.groupby("round")["site"].agg(set)
+        """The sites that sat out, for each round that lacked one: lost (min_sites), or not drawn (sampling)."""
+        took_part = self._rounds.groupby("round")["site"].agg(set)
         absent = {number: tuple(site for site in self.sites if site not in who) for number, who in took_part.items()}
         return {int(number): names for number, names in absent.items() if names}
 
     @property
     def state(self) -> dict[str, Any]:
         """What the guard on the server saw last; {} before it saw anything."""
-        try:
-            return json.loads((self.job_folder / GUARD_FOLDER / "state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        return _read_dict(self.job_folder / GUARD_FOLDER / "state.json") or {}
 
     @property
     def checkpoint(self) -> Path | None:
-        """The folder with the last global model that was safely on disk: `simulate(resume_from=...)` starts there."""
-        return next(iter((self.job_folder / GUARD_FOLDER).glob("checkpoint-*")), None)
+        """The folder with the last global model that was safely on disk: `simulate(resume_from=...)` starts there.
+
+        Of several, which a crash may leave, it is the last whole one: with a model, and a record that can be read.
+        """
+        folders = (self.job_folder / GUARD_FOLDER).glob("checkpoint-*")
+        found = {int(name[1]): path for path in folders if (name := CHECKPOINT.fullmatch(path.name))}
+        whole = [
+            number
+            for number, path in found.items()
+            if (path / "FL_global_model.pt").is_file() and _read_dict(path / "checkpoint.json")
+        ]
+        return found[max(whole)] if whole else None
 
     @property
     def rounds_kept(self) -> int:
@@ -100,17 +163,27 @@ class Run:
 
     @cached_property
     def cross_site(self) -> pd.DataFrame:
-        """Accuracy 0..1: a row for each site whose test images were used, a column for each model."""
-        return read_cross_site(self.job_folder / "cross_site_val" / "cross_val_results.json")
+        """The metric that decides: a row for each site whose test data were used, a column for each model.
+
+        The columns are the averaged models "global" and "best global" (that of the best round), then models that the
+        server was given, then each site's own best. NaN where a site could not measure the metric.
+        """
+        return self._follow(self.matrix(self.metric.name))
+
+    def matrix(self, name: str) -> pd.DataFrame:
+        """`cross_site` of any other metric that the sites told, such as "loss". ResultsError lists which there are."""
+        return read_cross_site(self.cross_site_path, name, self.sites)
 
     @cached_property
     def global_model(self) -> dict[str, torch.Tensor]:
         """The state dict after the last round."""
+        if not self.global_model_path.is_file() and self._only_evaluates:
+            raise ResultsError(f"The job of {self.folder} only evaluates, so it has no global model.")
         return read_model(self.global_model_path)
 
     @cached_property
     def best_model(self) -> dict[str, torch.Tensor] | None:
-        """The global model that scored best on the validation images, None after a single round.
+        """The global model that scored best on the validation data, None after a single round.
 
         FLARE scores a model when the next round hands it out, so the last average is never a candidate.
         """
@@ -130,131 +203,55 @@ class Run:
     def log(self, who: str = "server") -> str:
         """The log of one site, or of the "server"."""
         path = self.workspace / who / "log.txt"
-        if not path.is_file():
+        if who not in ("server", *self.sites) or not path.is_file():
             raise ResultsError(f"No log of {who!r}: ask for 'server' or one of {', '.join(self.sites)}.")
         return path.read_text(encoding="utf-8", errors="replace")
 
 
-@contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
-    """A damaged file can raise anything: it becomes a ResultsError that names the file and what it should hold."""
+def _read_dict(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds; None where it is not there, half written, or no dict."""
     try:
-        yield
-    except FileNotFoundError as error:
-        raise ResultsError(f"{path} is missing: the job ended before it wrote {what}.") from error
-    except Exception as error:
-        raise ResultsError(f"{path} does not hold {what} ({reason(error)}): run the job again.") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
-def _need(what: str, value: object, kind: type[T]) -> T:
-    """The value, if it is of just this type (True is no int), and of a text only one that can be printed."""
-    if type(value) is not kind or (kind is str and not (value and value.isprintable())):
-        raise ValueError(f"{what} is {value!r:.40}")
-    return value
+def _is_measured(rounds: pd.DataFrame, name: str) -> bool:
+    return name in rounds and name not in FIXED and rounds[name].dtype.kind in "iuf"
 
 
-def _number(what: str, value: object, least: float = -LARGE, most: float = LARGE) -> float:
-    if type(value) not in (int, float) or not least <= value <= most:  # NaN lies nowhere
-        raise ValueError(f"{what} is {value!r:.40}")
-    return value
+def mean_by_round(rounds: pd.DataFrame, metric: str) -> pd.Series:
+    """The sites' metric in each round, averaged as the model is: by the sites' weights.
 
-
-def _metric(name: str, value: object) -> float | str | bool:
-    """Accuracy is a number in 0..1; FLARE writes other metrics as numbers, words, True or False."""
-    if name == "accuracy":
-        return _number(name, value, 0, 1)
-    return value if isinstance(value, (str, bool)) else _number(name, value)
-
-
-def read_rounds(path: Path) -> pd.DataFrame:
-    """FLARE's round_metrics.jsonl as a table (see Run.rounds); steps are NaN for a site that counted none.
-
-    A metric called round, site or steps is left out. ResultsError if the file is missing, damaged or senseless.
+    A site without the metric is left out. Where no weight is left (nobody counted, or those that did could not measure
+    it), every site counts once; where no metric is left, the mean is NaN. ResultsError if it is no number anywhere.
     """
-    rows = {}
-    with _reading(path, "the metrics of its rounds"):
-        for line in filter(None, path.read_text(encoding="utf-8").split("\n")):
-            record = json.loads(line)
-            number = _number("round", _need("round", record["round"], int), 0, 1e6)
-            for site in _need("sites", record["sites"], list):
-                metrics = _need("metrics", site["metrics"], list)
-                row = {"round": number, "site": _need("site", site["name"], str)}
-                steps = _number("steps", site["weight"], sys.float_info.min, 1e15) if "weight" in site else np.nan
-                named = {_need("metric", m["name"], str): _metric(m["name"], m["value"]) for m in metrics}
-                if (number, row["site"]) in rows:
-                    raise ValueError(f"round {number} has {row['site']} twice")
-                rows[number, row["site"]] = row | named | row | {"steps": steps}
-    if not rows:
-        raise ResultsError(f"{path} holds no round: the job ended before its first round did.")
-    return pd.DataFrame(list(rows.values())).sort_values(["round", "site"], ignore_index=True)
-
-
-def mean_by_round(rounds: pd.DataFrame, metric: str = "accuracy") -> pd.Series:
-    """The sites' metric in each round, averaged as the model is: weighted by the sites' steps.
-
-    As in FLARE's average, a site that counted no steps weighs as much as one step. A site without the metric is
-    left out. ResultsError if it is no number anywhere.
-    """
-    if metric not in rounds or not pd.api.types.is_numeric_dtype(rounds[metric]):
+    if not _is_measured(rounds, metric):
         raise ResultsError(f"The rounds have no numbers called {metric}: choose from {', '.join(rounds.columns)}.")
-    weights = rounds["steps"].fillna(1).where(rounds[metric].notna())
-    return (rounds[metric] * weights).groupby(rounds["round"]).sum() / weights.groupby(rounds["round"]).sum()
-
-
-def read_cross_site(path: Path) -> pd.DataFrame:
-    """FLARE's cross_val_results.json as a table (see Run.cross_site). ResultsError if missing, damaged or senseless."""
-    with _reading(path, "its cross-site matrix"):
-        results = _need("the file", json.loads(path.read_text(encoding="utf-8")), dict)
-        cells = {
-            site: {
-                SERVER_MODELS.get(model, model): _metric("accuracy", scores["accuracy"])
-                for model, scores in row.items()
-            }
-            for site, row in results.items()
-        }
-        models = {_need("model", model, str) for row in cells.values() for model in row}
-        if any(len(cells[_need("site", site, str)]) != len(row) for site, row in results.items()):
-            raise ValueError("two models have the same name")
-        columns = [name for name in SERVER_MODELS.values() if name in models]
-        columns += sorted(models - set(columns), key=_by_number)
-        frame = pd.DataFrame(cells, columns, sorted(cells, key=_by_number), dtype=float).T
-    return frame.rename_axis(index="test images of", columns="model")
-
-
-def _by_number(name: str) -> tuple[str, int]:
-    """site-2 before site-10."""
-    stem = name.rstrip("0123456789")
-    return stem, int(name[len(stem) :] or 0)
-
-
-def read_model(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a file of FLARE's PyTorch persistor. Nothing in the file is executed."""
-    with _reading(path, "a model"):
-        state = torch.load(path, map_location="cpu", weights_only=True)["model"]
-        if not state:
-            raise ValueError("it has no weights")
-        return {_need("name", name, str): torch.as_tensor(value) for name, value in state.items()}
-
-
-def read_bytes(path: Path) -> int:
-    """The total of FLARE's histograms of stream sizes, which it keeps in MiB."""
-    with _reading(path, "FLARE's message statistics"):
-        pools = json.loads(path.read_text(encoding="utf-8"))
-        sizes = [
-            _number("total", bar["total"], 0)
-            for name in ("sent_stream_sizes", "received_stream_sizes")
-            for bars in _need("cat_data", pools[name]["pool"]["cat_data"], dict).values()
-            for bar in _need("bars", bars, list)
-            if bar != ""  # nothing was counted there
-        ]
-        return round(sum(sizes) * MEBIBYTE)
+    told = rounds[rounds[metric].notna()]
+    weights = told["weight"].fillna(0).astype(float)
+    totals = weights.groupby(told["round"]).transform("sum")
+    counts = told.groupby("round")["site"].transform("size")
+    shares = (weights / totals).where(totals > 0, 1 / counts)
+    parts = (told[metric] * shares).where(shares > 0, 0)  # an infinite value of no weight is none
+    return parts.groupby(told["round"]).sum().reindex(sorted(set(rounds["round"]))).rename(metric).rename_axis("round")
 
 
 def sha256(state: Mapping[str, torch.Tensor | np.ndarray]) -> str:
     """SHA-256 over the names, types, shapes and bytes of a state dict, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        array = np.ascontiguousarray(np.asarray(state[name]))
+        array = _as_array(state[name])
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _as_array(value: torch.Tensor | np.ndarray) -> np.ndarray:
+    """The same bytes, type and shape; what numpy has no type for (bfloat16) by its name and its bits."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().contiguous()
+        if value.dtype == torch.bfloat16:
+            return value.view(torch.int16).numpy().view([("bfloat16", "i2")])
+    return np.asarray(value, order="C")

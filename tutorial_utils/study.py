@@ -1,6 +1,6 @@
-"""Studies: the training of fl/by_hand.py on several splits and seeds, a core for each training.
+"""Studies: federated, alone and centralised training on several splits and seeds, a core for each training.
 
-Every number is the one that the job would give: the same arithmetic, one thread, the same seeds.
+The trainings are functions of the caller: this module deals them out, one thread each, and lays out what they return.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,59 +19,32 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from dl.train import Net
-from fl.by_hand import Params, average, federated_averaging, train_locally
-from tutorial_utils.learner import round_seed, to_numpy
-from tutorial_utils.report import score
-from tutorial_utils.results import sha256
+from tutorial_utils.metric import Metric
 
+Params = Mapping[str, np.ndarray]
 Task = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 def distance(one: Params, other: Params) -> float:
-    """How far apart two models are, each seen as one point with as many coordinates as weights."""
-    return float(np.sqrt(sum(np.square(one[name].astype(float) - other[name]).sum() for name in one)))
+    """How far apart two models are, each seen as one point with as many coordinates as weights.
+
+    Whole numbers, such as BatchNorm's counter of batches, are no weights and have no part in it.
+    """
+    weights = {name: array.astype(float) for name, array in one.items() if np.asarray(array).dtype.kind == "f"}
+    return float(np.sqrt(sum(np.square(array - other[name]).sum() for name, array in weights.items())))
 
 
-def drift(updates: Sequence[tuple[Params, int]]) -> float:
+def drift(updates: Sequence[tuple[Params, float]]) -> float:
     """How far the sites' models lie from their average: root mean square, weighted by steps."""
-    mean, weights = average(updates), [steps for _, steps in updates]
-    squares = [distance(params, mean) ** 2 for params, _ in updates]
-    return float(np.sqrt(np.average(squares, weights=weights)))
+    sent, steps = zip(*updates, strict=True)
+    mean = {name: np.average([params[name] for params in sent], axis=0, weights=steps) for name in sent[0]}
+    squares = [distance(params, mean) ** 2 for params in sent]
+    return float(np.sqrt(np.average(squares, weights=steps)))
 
 
-def drift_of(name: str, updates: Sequence[tuple[Params, int]]) -> float:
+def drift_of(name: str, updates: Sequence[tuple[Params, float]]) -> float:
     """The drift of one array of the net, such as "fc3.bias", alone."""
     return drift([({name: params[name]}, steps) for params, steps in updates])
-
-
-def federate(folders: Sequence[Path], rounds: int, *, seed: int, **how: float) -> list[dict[str, Any]]:
-    """`federated_averaging`, to the bit, with a look at the sites' models before they are averaged.
-
-    Returns: a row for each round. round: averagings so far, from 1; accuracy: of the average, 0..1, on
-        the test images of all folders; sha256: of the average; drift, and drift_of_biases, of the last
-        layer's ten, which say how readily each class is answered: in the weights' own unit.
-    """
-    net, rows = Net(seed), []
-    params = to_numpy(net.state_dict())
-    for number in range(rounds):
-        updates = []
-        for folder in sorted(folders, key=lambda folder: folder.name):
-            steps = train_locally(net, folder, params, round_seed(seed, folder.name, number), **how)
-            updates.append((to_numpy(net.state_dict()), steps))
-        params = average(updates)
-        made = {"round": number + 1, "accuracy": score(params, folders)[0], "sha256": sha256(params)}
-        rows.append(made | {"drift": drift(updates), "drift_of_biases": drift_of("fc3.bias", updates)})
-    return rows
-
-
-def train_alone(folder: Path, rounds: int, tests: Sequence[Path], *, epochs: int = 1, **how: float) -> float:
-    """Train on one folder for as many epochs as in so many rounds; the accuracy on all test images.
-
-    It is a federation of one site and one round: the optimizer keeps its momentum throughout.
-    """
-    params = federated_averaging([folder], 1, epochs=rounds * epochs, **how)
-    return score(params, tests)[0]
 
 
 def compare_splits(
@@ -78,18 +52,28 @@ def compare_splits(
     pooled: Path,
     seeds: Sequence[int],
     rounds: int,
+    *,
+    federate: Callable[..., Sequence[Mapping[str, Any]]],
+    train_alone: Callable[..., float],
+    metric: Metric,
     processes: int | None = None,
-    **how: float,
+    **how: object,
 ) -> pd.DataFrame:
     """Federated, alone and centralised, at equal epochs, for each split and seed.
 
     Args:
-        splits: by name, the site folders of each way to deal out the images of the folder `pooled`.
+        splits: by name, the site folders of each way to deal out the data of the folder `pooled`.
         seeds: of the first weights and of the order of the batches; the splits stay.
+        federate: called as federate(folders, rounds, seed=..., **how); a row for each round: `round`, from 1, the
+            metric by its name, and what else there is to look at (`fl.by_hand.federate` is one).
+        train_alone: called as train_alone(folder, rounds, test_folders, seed=..., **how); the metric on the test data
+            of all `test_folders`, after as many epochs as in so many rounds (`fl.by_hand.train_alone` is one). Both
+            are functions of a module's top level: a process imports them by name.
+        metric: what they measure.
         processes: that train at once, see `run_tasks`; the numbers do not depend on it.
-        **how: batch_size, epochs (in each round), lr, momentum.
+        **how: for the trainings: batch_size, epochs (in each round), lr.
 
-    Returns: columns split, seed, model, round, accuracy. "federated" has a row for each round, with what
+    Returns: columns split, seed, model, round, and the metric. "federated" has a row for each round, with what
         else `federate` returns; "one site alone" (the mean of the sites) and "centralised" (the same for
         every split, trained once a seed) have one, at the last round.
     """
@@ -107,9 +91,11 @@ def compare_splits(
         alone = [next(done) for _ in splits[name]]
         ends = {"one site alone": sum(alone) / len(alone), "centralised": centralised[seed]}
         of_each = [{"model": "federated", **row} for row in federated[name, seed]]
-        of_each += [{"model": model, "round": rounds, "accuracy": end} for model, end in ends.items()]
+        of_each += [{"model": model, "round": rounds, metric.name: end} for model, end in ends.items()]
         rows += [{"split": name, "seed": seed, **row} for row in of_each]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs["metric"] = asdict(metric)  # the plots ask for it
+    return table
 
 
 def run_tasks(tasks: Sequence[Task], processes: int | None = None) -> list[Any]:

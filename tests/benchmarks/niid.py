@@ -18,9 +18,10 @@ from measure import markdown, say
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "code"))
 
+from fl.by_hand import federate
 from tutorial_utils.data import prepare, read_dataset
 from tutorial_utils.partition import split_dataset
-from tutorial_utils.study import federate, run_tasks
+from tutorial_utils.study import run_tasks
 
 SITES, BATCH_SIZE, LR, MOMENTUM = 10, 64, 0.01, 0.9  # as theirs
 THEIR_ROUNDS, THEIR_EPOCHS = 50, 10

@@ -24,12 +24,11 @@ from torch.utils.data import ConcatDataset
 sys.path.insert(0, str(Path(__file__).parents[2] / "code"))
 
 from dl.train import Net, load_data, make_loader, train
-from fl.by_hand import federated_averaging
+from fl.by_hand import federated_averaging, score
 from fl.job import build_job
 from tutorial_utils import plots
 from tutorial_utils.data import read_dataset
 from tutorial_utils.partition import split_dataset
-from tutorial_utils.report import score
 from tutorial_utils.simulate import simulate
 
 SEEDS, ROUNDS, SITES, ALPHA = (0, 1, 2), 10, 2, 0.3

@@ -152,5 +152,5 @@ def _advance(bar: tqdm, run: Run, size: int) -> int:
     if done > bar.n:
         bar.update(done - bar.n)
         if "accuracy" in rounds:
-            bar.set_postfix_str(f"validation accuracy {mean_by_round(rounds).iloc[-1]:.1%}")
+            bar.set_postfix_str(f"validation accuracy {mean_by_round(rounds, 'accuracy').iloc[-1]:.1%}")
     return now
