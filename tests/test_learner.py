@@ -20,9 +20,10 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_constant import AppConstants, ValidateType
 from torch.utils.data import DataLoader, TensorDataset
 
+from at_site import sent, start
 from dl.train import Net, load_data
 from fl.model_learner import CIFAR10ModelLearner
-from tiny import STEPS, TinyLearner, make_net, points_of, sent, start
+from tiny import STEPS, TinyLearner, make_net, points_of
 from tutorial_utils.drive import test_drive
 from tutorial_utils.keep import BestModel
 from tutorial_utils.learner import (

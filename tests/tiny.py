@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from nvflare.apis.signal import Signal
-from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tutorial_utils.drive import place
 from tutorial_utils.learner import PTModelLearner
 from tutorial_utils.metric import Metric
-from tutorial_utils.values import to_numpy
 
 POINTS, BATCH = 10, 2
 STEPS = POINTS // BATCH
@@ -63,16 +57,3 @@ class TinyLearner(PTModelLearner):
         self.net.eval()
         with torch.inference_mode():
             return {"loss": nn.functional.mse_loss(self.net(self.inputs), self.targets).item()}
-
-
-def start(learner: PTModelLearner, folder: Path, site: str = "site-1", number: int | None = 0) -> PTModelLearner:
-    """The learner at a site, initialized, in this round: as in a process that FLARE has just started."""
-    place(learner, site, folder, Signal())
-    learner.initialize()
-    learner.current_round = number
-    return learner
-
-
-def sent(net: nn.Module | None = None) -> FLModel:
-    """A model as a server sends it."""
-    return FLModel(params_type=ParamsType.FULL, params=to_numpy((net or make_net()).state_dict()), meta={})
