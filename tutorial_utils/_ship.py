@@ -104,15 +104,21 @@ def _follow(name: str, path: Path, found: dict[str, Path]) -> None:
         return
     found[name] = path
     root = _root_of(name, path)
-    for wanted in _imports(name, path):
+    for wanted in [*_packages(name), *_imports(name, path)]:
         if other := _find(wanted, root):
             _follow(wanted, other, found)
+
+
+def _packages(name: str) -> Iterator[str]:
+    """The packages around a module: a site runs the __init__.py of each first. This package's own are empty."""
+    while (name := name.rpartition(".")[0]) not in ("", "tutorial_utils"):
+        yield name
 
 
 def _imports(name: str, path: Path) -> Iterator[str]:
     """Every module that a file may import, by its full name: `from a import b` may mean the module a.b."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(_tree(path)):
+    for node in _walk(_tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -126,6 +132,15 @@ def _imports(name: str, path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """As ast.walk, without what stands under `if TYPE_CHECKING`, which never runs."""
+    yield node
+    test = getattr(node, "test", None)
+    is_for_types = "TYPE_CHECKING" in (getattr(test, "id", None), getattr(test, "attr", None))
+    for child in node.orelse if is_for_types else ast.iter_child_nodes(node):
+        yield from _walk(child)
+
+
 def _find(name: str, root: Path) -> Path | None:
     """The file of a module of the reader's own, or of this package; None for the libraries that every site has."""
     first = name.split(".")[0]
@@ -136,7 +151,7 @@ def _find(name: str, root: Path) -> Path | None:
         if first != "tutorial_utils" and _is_library(folder):
             continue
         base = folder.joinpath(*name.split("."))
-        for path in (base.with_suffix(".py"), base / "__init__.py"):
+        for path in (base / "__init__.py", base.with_suffix(".py")):
             if path.is_file():
                 return path
     return None
