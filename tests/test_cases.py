@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import runpy
@@ -16,13 +17,17 @@ import numpy as np
 import pytest
 import torch
 from nvflare.app_common.workflows.fedavg import FedAvg as FedAvgController
-from tiny import TinyLearner, make_net
 from torch import nn
 
+from tiny import TinyLearner, make_net, points_of
+from tutorial_utils.algorithms.fedprox import FedProxSite
 from tutorial_utils.algorithms.registry import FedAvg, FedOpt, FedProx, Scaffold
+from tutorial_utils.drive import compare_with_script, test_drive, train_alone
 from tutorial_utils.errors import JobError
 from tutorial_utils.job import LearnerJob, build_evaluation, build_job
+from tutorial_utils.learner import LearnerError
 from tutorial_utils.metric import Metric
+from tutorial_utils.results import sha256
 
 
 def written(job: LearnerJob, folder: Path, who: str = "client") -> dict[str, Any]:
@@ -385,3 +390,109 @@ def test_a_module_that_a_library_of_the_site_hides_is_refused(here: Path) -> Non
             job_of("iniconfig")
     finally:
         sys.modules |= library
+
+
+# --- what a learner may be, driven here ---
+
+
+class Counts(TinyLearner):
+    """A schedule of its own: the second round takes half the step."""
+
+    def local_train(self) -> object:
+        self.state["rounds"] = self.state.get("rounds", 0) + 1
+        self.lr = 0.1 / self.state["rounds"]
+        return super().local_train()
+
+
+def test_a_drive_leaves_the_learner_as_it_was() -> None:
+    """So that it can be driven again, held against its script, and put into a job."""
+    learner = Counts()
+    first = sha256(test_drive(learner, make_net(), rounds=2).params)
+    test_drive(learner, make_net(), algorithm=FedProxSite(10.0), configure={"epochs": 3}, site="other")
+    assert learner.state == {} and learner.epochs == 1 and learner.lr == 0.05
+    assert sha256(test_drive(learner, make_net(), rounds=2).params) == first
+    assert hasattr(learner, "inputs"), "what it has read stays, to be looked at"
+
+
+def test_after_a_drive_come_the_proof_and_the_baselines() -> None:
+    learner = TinyLearner()
+    script = make_net()
+    script.load_state_dict({k: torch.as_tensor(v) for k, v in test_drive(learner, make_net()).params.items()})
+    assert compare_with_script(learner, make_net(), script).equal
+    assert train_alone(build_job(learner, make_net(), rounds=1)).shape == (2, 2)
+
+
+def test_a_watched_loader_that_is_kept_can_be_copied() -> None:
+    class Mine(TinyLearner):
+        def initialize(self) -> None:
+            super().initialize()
+            self.loader = self.watched([(self.inputs, self.targets)])
+
+    learner = Mine()
+    test_drive(learner, make_net())
+    assert len(copy.deepcopy(learner).loader) == 1
+
+
+def test_a_learner_that_leaves_out_its_parent_s_start_is_told_so() -> None:
+    """It would train without the algorithm that was asked for."""
+
+    class Mine(TinyLearner):
+        def initialize(self) -> None:
+            self.net = make_net()
+            self.inputs, self.targets = points_of(self.site_name)
+
+    with pytest.raises(LearnerError, match=r"Mine.initialize\(\) must call super\(\).initialize\(\)"):
+        test_drive(Mine(), make_net(), algorithm=FedProxSite(1.0))
+
+
+def test_a_learner_without_a_net_is_told_so() -> None:
+    class Mine(TinyLearner):
+        def initialize(self) -> None:
+            super().initialize()
+            self.net = None
+
+    with pytest.raises(LearnerError, match=r"Mine.initialize\(\) must set self.net"):
+        test_drive(Mine(), make_net())
+
+
+def test_metrics_have_names() -> None:
+    class Mine(TinyLearner):
+        def local_validate(self, split: str) -> dict:
+            return {1: 0.5, None: 2}
+
+    with pytest.raises(LearnerError, match=r"must report .loss., the metric that decides: it gave 1, None"):
+        test_drive(Mine(), make_net())
+
+
+@pytest.mark.parametrize("net", ["net.pt", nn.Linear, None, [1.0]])
+def test_a_drive_wants_a_net(net: object) -> None:
+    with pytest.raises(LearnerError, match=r"net is .*: give a net or its state dict"):
+        test_drive(TinyLearner(), net)
+
+
+def test_equal_in_every_bit_means_the_sign_of_zero_too() -> None:
+    def net(zero: float) -> dict[str, torch.Tensor]:
+        return make_net().state_dict() | {"1.bias": torch.tensor([zero])}
+
+    driven = test_drive(TinyLearner(lr=0.0), net(0.0)).params
+    trained = {name: torch.as_tensor(value) for name, value in driven.items()}
+    assert compare_with_script(TinyLearner(lr=0.0), net(0.0), trained).equal
+    proof = compare_with_script(TinyLearner(lr=0.0), net(0.0), trained | {"1.bias": torch.tensor([-0.0])})
+    assert (proof.equal, proof.first, proof.apart) == (False, "1.bias", 0.0)
+
+
+class PersonalHead(TinyLearner):
+    """Sites that tell different things apart: the head stays at home, and need not be as large as the others'."""
+
+    keep_local = ("1.*",)
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.net[1] = nn.Linear(2, 3)
+        self.targets = self.targets.expand(-1, 3)
+
+
+def test_a_part_that_stays_at_home_may_be_of_another_size() -> None:
+    drive = test_drive(PersonalHead(), make_net(), rounds=2)
+    assert drive.params["1.weight"].shape == (1, 2), "the server's own is untouched"
+    assert drive.received[1]["loss"] != drive.received[0]["loss"]

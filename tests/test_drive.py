@@ -380,11 +380,12 @@ def test_another_net_than_the_script_s(script: nn.Module, said: str) -> None:
     assert str(caught.value).startswith(said)
 
 
-def test_a_learner_that_stops_proves_nothing() -> None:
-    class Stops(TinyLearner):
-        def train(self, model: FLModel) -> str:
-            return ReturnCode.TASK_ABORTED
+class Stops(TinyLearner):
+    def train(self, model: FLModel) -> str:
+        return ReturnCode.TASK_ABORTED
 
+
+def test_a_learner_that_stops_proves_nothing() -> None:
     with pytest.raises(LearnerError, match="train\\(\\) returned TASK_ABORTED: there are no weights"):
         compare_with_script(Stops(), make_net(), make_net())
     with pytest.raises(LearnerError, match="train\\(\\) returned TASK_ABORTED: there are no weights"):
@@ -415,11 +416,12 @@ def test_alone_is_each_site_s_own_drive_in_the_shape_of_a_run_s_matrix(sites: li
     assert once.loc["site-1", "site-1"] == first != table.loc["site-1", "site-1"]
 
 
-def test_alone_all_of_the_model_is_at_home_and_the_job_stays_as_it_was() -> None:
-    class Mine(TinyLearner):
-        keep_local = ("0.*",)
+class AtHome(TinyLearner):
+    keep_local = ("0.*",)
 
-    job = build_job(Mine(), make_net(), sites=["a", "b"], rounds=3)
+
+def test_alone_all_of_the_model_is_at_home_and_the_job_stays_as_it_was() -> None:
+    job = build_job(AtHome(), make_net(), sites=["a", "b"], rounds=3)
     kept = copy.deepcopy(vars(job.learner)), sha256(job.net)
     table = train_alone(job)
     pd.testing.assert_frame_equal(table, train_alone(build_job(TinyLearner(), make_net(), sites=["a", "b"], rounds=3)))
@@ -439,12 +441,13 @@ def test_alone_begins_with_the_job_s_checkpoint(tmp_path: Path) -> None:
     assert train_alone(job).loc["site-1", "site-1"] == drive.test["loss"]
 
 
-def test_a_metric_that_a_site_has_not_is_an_empty_cell() -> None:
-    class Mine(TinyLearner):
-        def local_validate(self, split: str) -> dict[str, float]:
-            return {"loss": math.nan if self.site_name == "site-2" else 1.0}
+class OneSided(TinyLearner):
+    def local_validate(self, split: str) -> dict[str, float]:
+        return {"loss": math.nan if self.site_name == "site-2" else 1.0}
 
-    table = train_alone(build_job(Mine(), make_net(), rounds=1))
+
+def test_a_metric_that_a_site_has_not_is_an_empty_cell() -> None:
+    table = train_alone(build_job(OneSided(), make_net(), rounds=1))
     assert table.isna().to_numpy().tolist() == [[False, False], [True, True]]
 
 

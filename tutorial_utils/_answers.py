@@ -22,6 +22,9 @@ Params = Mapping[str, Any]
 def as_arrays(net: nn.Module | Params) -> dict[str, np.ndarray]:
     """A net's weights as they travel; a state dict may hold arrays already."""
     state = net.state_dict() if isinstance(net, nn.Module) else net
+    if not isinstance(state, Mapping):
+        what = f"the class {net.__name__}" if isinstance(net, type) else f"a {type(net).__name__}"
+        raise LearnerError(f"net is {what}: give a net or its state dict.")
     arrays = (np.ndarray, np.generic)
     return to_numpy(
         {name: torch.as_tensor(value) if isinstance(value, arrays) else value for name, value in state.items()}
@@ -34,7 +37,7 @@ def read_metrics(learner: ModelLearner, result: object) -> dict[str, float]:
         raise LearnerError(f"validate() must return an FLModel with metrics; it returned {type(result).__name__}.")
     decides = getattr(getattr(learner, "metric", None), "name", None)
     if decides is not None and decides not in result.metrics:
-        names = ", ".join(result.metrics)
+        names = ", ".join(map(str, result.metrics))
         raise LearnerError(f"validate() must report {decides!r}, the metric that decides: it gave {names}.")
     return {name: as_number(name, value) for name, value in result.metrics.items()}
 

@@ -24,10 +24,14 @@ from nvflare.app_common.app_constant import AppConstants, ModelName, ValidateTyp
 from torch import nn
 
 from tutorial_utils._answers import Params, as_arrays, read_metrics, read_model, read_update, read_weight
-from tutorial_utils.learner import LearnerError, PTModelLearner, SiteAlgorithm, metric_of
+from tutorial_utils.learner import LearnerError, PTModelLearner, SiteAlgorithm, metric_of, settings_of
 
 if TYPE_CHECKING:
     from tutorial_utils.job import LearnerJob
+
+# What FLARE's executor sets on a learner (nvflare 2.9.0), and what PTModelLearner adds to that.
+PLACED = {"fl_ctx", "shareable", "abort_signal", "args", "engine", "job_id", "site_name", "workspace", "workspace_root"}
+PLACED |= {"job_root", "app_root", "current_round", "total_rounds", "algorithm", "state"}
 
 
 @dataclass
@@ -69,7 +73,8 @@ def test_drive(
     either: `engine`, `workspace` and `args` are None, get_component finds nothing, and a panic stops nothing.
 
     Args:
-        learner: any ModelLearner; it is initialized and finalized here.
+        learner: any ModelLearner; it is initialized and finalized here. What it read then stays, to be looked at; its
+            settings and state are afterwards what they were before.
         net: the first weights: a net, or a state dict (tensors or arrays).
         algorithm: the site's part of an algorithm that needs no server to answer it, such as FedProx's.
         configure: sent to the learner's configure() before the first round.
@@ -81,9 +86,9 @@ def test_drive(
     """
     drive = Drive(params=as_arrays(net))
     signal = Signal()
-    if algorithm is not None:
-        learner.algorithm = algorithm
-    with placed(learner, site, signal):
+    with _unchanged(learner), placed(learner, site, signal):
+        if algorithm is not None:
+            learner.algorithm = algorithm
 
         def stop() -> None:
             signal.trigger("test drive")
@@ -154,7 +159,7 @@ def compare_with_script(
                 raise LearnerError(f"{name} {what} {here} here and {there} in the script: compare the same net.")
     first, apart = None, 0.0
     for name in wanted:
-        if not np.array_equal(made[name], wanted[name], equal_nan=wanted[name].dtype.kind == "f"):
+        if made[name].tobytes() != wanted[name].tobytes():
             first = first or name
             apart = float(np.max([apart, np.max(np.abs(made[name].astype(float) - wanted[name]))]))  # NaN stays NaN
     return Proof(first is None, first, apart)
@@ -203,6 +208,20 @@ def score_models(learner: PTModelLearner, models: Mapping[str, Params], sites: S
         cells[site] = {name: scores[metric.name] for name, scores in found.items()}
     frame = pd.DataFrame(cells, index=list(models), columns=list(sites), dtype=float).T
     return frame.rename_axis(index="test data of", columns="model")
+
+
+@contextmanager
+def _unchanged(learner: ModelLearner) -> Iterator[None]:
+    """What FLARE sets on a learner, its settings and its state are afterwards as they were."""
+    settings = settings_of(type(learner))
+    kept = {
+        name: value for name, value in vars(learner).items() if name in PLACED or name.removeprefix("_") in settings
+    }
+    kept = copy.deepcopy(kept)
+    try:
+        yield
+    finally:
+        vars(learner).update(kept)
 
 
 @contextmanager

@@ -66,6 +66,8 @@ class Watched:
         return len(self.loader)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name == "loader":  # not there yet: a copy is being made
+            raise AttributeError(name)
         return getattr(self.loader, name)
 
 
@@ -117,12 +119,14 @@ class PTModelLearner(ModelLearner):
         self.state: dict[str, Any] = {}
         self.algorithm = SiteAlgorithm()
         self._batches: int | None = None  # seen by watched loaders in this round
+        self._is_started = False
 
     def initialize(self) -> None:
         """Called by FLARE once in each process, before the first task."""
         metric_of(self)
         torch.set_num_threads(self.threads)
         self.algorithm = self.get_component("algorithm") or self.algorithm
+        self._is_started = True
         self.info(f"{self.site_name} starts on {self.threads} torch thread(s)")
 
     def local_train(self) -> int | tuple[int, float] | None:
@@ -207,17 +211,24 @@ class PTModelLearner(ModelLearner):
     def load_params(self, params: Mapping[str, Any], partly: bool = False) -> None:
         """Put weights that came into the net, beside those that stay here. `partly`: others may be missing as well.
 
-        Those that stay here begin as the first model has them: a checkpoint's, say.
+        Those that stay here begin as the first model has them (a checkpoint's, say), where that has the same shapes.
         """
-        own = self.net.state_dict()
+        own = self._net().state_dict()
         kept = SiteState(self.app_root).load(before=self.current_round) or {"state": self.state, "local": {}}
         self.state, local = kept["state"], kept["local"]
-        came = {name: torch.as_tensor(value) for name, value in params.items() if name not in local}
+        here = {name for name in self.local_names() if name in local or np.shape(params.get(name)) != own[name].shape}
+        came = {name: torch.as_tensor(value) for name, value in params.items() if name not in here}
         if strange := sorted(came.keys() - own.keys()):
             raise LearnerError(f"The model that came has {strange[0]}, which this net has not: is it another net?")
         if not partly and (lack := sorted(self._shared(own).keys() - came.keys())):
             raise LearnerError(f"The model that came lacks {lack[0]}, which this net has: is it another net?")
         self.net.load_state_dict(own | local | came)
+
+    def _net(self) -> nn.Module:
+        if self.net is None or not self._is_started:  # not started, it would train without the algorithm asked for
+            what = "set self.net" if self._is_started else "call super().initialize()"
+            raise LearnerError(f"{type(self).__name__}.initialize() must {what}.")
+        return self.net
 
     def local_names(self) -> list[str]:
         """The entries of the state dict that `keep_local` names."""
@@ -242,7 +253,7 @@ class PTModelLearner(ModelLearner):
         seed_everything(self.seed_of_round())  # a script may draw where it validates
         found = self.local_validate(split)
         if not isinstance(found, Mapping) or self.metric.name not in found:
-            names = ", ".join(found) if isinstance(found, Mapping) else type(found).__name__
+            names = ", ".join(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
             raise LearnerError(
                 f"local_validate must report {self.metric.name!r}, the metric that decides: it gave {names}."
             )
@@ -255,8 +266,7 @@ class PTModelLearner(ModelLearner):
 
     def _count(self, trained: object) -> tuple[int, float]:
         """Steps and weight in what local_train returned; the weight is the steps unless it says otherwise."""
-        if trained is None:
-            trained = self._batches
+        trained = self._batches if trained is None else trained
         if trained is None:
             raise LearnerError(
                 "local_train() returned nothing: return the steps, or count them with self.watched(loader)."
