@@ -310,7 +310,17 @@ def test_round_seed_is_the_seed_in_round_0_and_differs_after() -> None:
     assert len(seeds) == 12
     assert round_seed(0, "site-1", 1) == 529682304, "a seed must not change between versions"
     for seed in seeds:
-        seed_everything(seed)  # numpy takes 32 bits
+        seed_everything(seed)
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**32, 2**63, -1])
+def test_any_seed_seeds_every_stream(seed: int) -> None:
+    """numpy alone takes no more than 32 bits."""
+    drawn = []
+    for _ in range(2):
+        seed_everything(seed)
+        drawn.append(draw())
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize("stream", [0, 1, 2], ids=["random", "numpy", "torch"])

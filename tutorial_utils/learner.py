@@ -41,7 +41,7 @@ def round_seed(seed: int, site: str, round_number: int) -> int:
 def seed_everything(seed: int) -> None:
     """Seed Python's, numpy's and torch's random numbers alike: a script may draw from any of them."""
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)  # it takes no more
     torch.manual_seed(seed)
 
 
