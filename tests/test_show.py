@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import json.decoder
 import re
+import sys
 from html import unescape
+from json import JSONDecoder
 from pathlib import Path
 
 import nbformat
@@ -128,6 +131,32 @@ def test_tree_draws_folders_and_hides_the_hidden(tmp_path: Path) -> None:
     assert show.tree(Path(show.__file__).parent).place == "tutorial_utils/"
     with pytest.raises(TutorialError, match="is not a folder"):
         show.tree(tmp_path / "readme.txt")
+
+
+class Mild(json.JSONEncoder):
+    """Looks like much."""
+
+    def default(self, o: object) -> str:
+        # a comment, and a call of its parent
+        return self.encode(json.loads("1"))
+
+    def read(self, decoder: JSONDecoder, other: Lamp) -> object:
+
+        return decoder.decode("[]"), other.decode, self.other.encode, self.read
+
+
+def test_count_lines_counts_code_alone() -> None:
+    assert show.count_lines(Mild) == 5
+    assert show.count_lines(Mild.default) == 2
+    assert show.count_lines(json.decoder) < len(show.source(json.decoder).text.splitlines())
+
+
+def test_names_from_finds_what_is_used_of_a_package_and_no_namesake() -> None:
+    assert show.names_from("json", Mild) == ["JSONDecoder", "decode", "default", "encode", "json", "loads"]
+    assert show.names_from("json", Mild.read) == ["JSONDecoder", "decode"]
+    assert show.names_from("pytest", Mild) == []
+    whole = show.names_from("json", sys.modules[__name__])
+    assert set(whole) >= {"JSONDecoder", "decode", "default", "encode", "json", "loads"}
 
 
 def test_no_path_of_this_machine_is_shown(tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ cell; a terminal prints it as plain text.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
+import io
 import sys
 import textwrap
+import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import escape
@@ -20,6 +23,7 @@ from tutorial_utils.errors import TutorialError
 
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = {".py": "python", ".json": "json", ".toml": "toml", ".yml": "yaml"}
+CODE = (tokenize.NAME, tokenize.OP, tokenize.NUMBER)  # what a line of code has, and a docstring has not
 Code = Callable | property | type | ModuleType
 
 
@@ -61,6 +65,49 @@ def source(code: Code) -> Listing:
         ) from error
     text = textwrap.dedent("".join(lines)).rstrip()
     return Listing(f"{where}, line {max(first, 1)}", text, "python")  # a module's own source starts at line 0
+
+
+def count_lines(code: Code) -> int:
+    """The lines of code in it: no comments, no docstrings, no blank ones."""
+    text = source(code).text
+    kept = {token.start[0] for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type in CODE}
+    return len(kept)
+
+
+def names_from(package: str, code: Code) -> list[str]:
+    """What a class, function or module uses of a package, sorted: what its module imports from there, and what it calls
+    of that, of its own base classes and of arguments that are annotated so; methods that it writes anew are among them.
+    """
+    tree = ast.parse(source(code).text)
+    module = code if isinstance(code, ModuleType) else sys.modules[code.__module__]
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    imported = {name: value for name, value in vars(module).items() if name in used and _is_from(package, value)}
+    arguments = [node for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation]
+    known = imported | {
+        node.arg: imported.get(ast.unparse(node.annotation)) for node in arguments if node.arg != "self"
+    }
+    owned = [kind for kind in vars(module).values() if getattr(kind, "__module__", None) == module.__name__]
+    inherited = {name for kind in (owned if code is module else [code]) for name in _routines(package, kind)}
+    found = set(imported)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found |= {node.attr} & (
+                inherited if node.value.id == "self" else _routines(package, known.get(node.value.id))
+            )
+        elif isinstance(node, ast.FunctionDef):
+            found |= {node.name} & inherited
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def _is_from(package: str, value: object) -> bool:
+    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    return isinstance(name, str) and f"{name}.".startswith(f"{package}.")
+
+
+def _routines(package: str, owner: object) -> set[str]:
+    """The functions of a module, or of a class and its bases, as far as they are the package's."""
+    kinds = [kind for kind in getattr(owner, "__mro__", [owner]) if _is_from(package, kind)]
+    return {name for kind in kinds for name, value in vars(kind).items() if inspect.isroutine(value)}
 
 
 def diff(before: Code | Path, after: Code | Path, context: int = 3) -> Listing:
