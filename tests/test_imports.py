@@ -1,5 +1,7 @@
 """Who imports whom (see CONTRIBUTING): read from the syntax trees, so that nothing has to be run."""
 
+from __future__ import annotations
+
 import ast
 import subprocess
 import sys
@@ -8,7 +10,41 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = {"dl", "fl", "tutorial_utils"}
+PACKAGE = sorted((ROOT / "tutorial_utils").rglob("*.py"))
+CODE = sorted((ROOT / "code").rglob("*.py"))
+ALGORITHMS = {f"algorithms.{path.stem}" for path in (ROOT / "tutorial_utils/algorithms").glob("[!_]*.py")}
+GUARDS = {f"_simulate.{path.stem}" for path in (ROOT / "tutorial_utils/_simulate").glob("guard*.py")}
+# What travels to a site with a job, or is put into one by a runner.
+SHIPS = {"learner", "keep", "values", "metric", "evaluation", *ALGORITHMS - {"algorithms.registry"}}
+SHIPS |= {*GUARDS, "_simulate.pace", "_deploy.pulse"}
+# The modules whose test file has another name than theirs.
+TESTED_IN = {
+    "_answers": "test_drive",
+    "_checks": "test_build_job",
+    "_draw": "test_plots",
+    "_frame": "test_table",
+    "_read": "test_fuzz",
+    "_split": "test_partition",
+    "errors": "test_verdict",
+    "evaluation": "test_build_job",
+    "folder": "test_data",
+    "job": "test_build_job",
+    "report": "test_simulate",
+    "results": "test_simulate",
+    "shares": "test_partition",
+    "_simulate.guard": "test_verdict",
+    "_simulate.job_folder": "test_simulate",
+    "_simulate.keeper": "test_faults",
+    "_simulate.start": "test_pace",
+    "_simulate.watch": "test_faults",
+    "algorithms.aggregator": "test_aggregator",
+    **dict.fromkeys(ALGORITHMS - {"algorithms.aggregator"}, "test_algorithms"),
+}
+
+
+def module(path: Path) -> str:
+    """The name of a module of ours, without that of the package."""
+    return ".".join(path.relative_to(ROOT / "tutorial_utils").with_suffix("").parts)
 
 
 def imported(path: Path) -> set[str]:
@@ -24,43 +60,71 @@ def imported(path: Path) -> set[str]:
 
 
 def foreign(path: Path) -> set[str]:
+    """The libraries that a file imports, ours among them."""
     return {name.split(".")[0] for name in imported(path)} - set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tutorial_utils").rglob("*.py")), ids=lambda path: path.name)
+def ours(path: Path) -> set[str]:
+    """The modules of tutorial_utils that a file imports, without the name of the package."""
+    known = {module(other) for other in PACKAGE}
+    names = {name.removeprefix("tutorial_utils.") for name in imported(path) if name.startswith("tutorial_utils.")}
+    return {next((one for one in (name, name.rpartition(".")[0]) if one in known), name) for name in names}
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=module)
 def test_package_never_imports_the_readers_code(path: Path) -> None:
-    assert not foreign(path) & {"dl", "fl"}
+    assert not foreign(path) & {"dl", "fl", "checks"}
 
 
 def test_script_needs_only_numpy_and_torch() -> None:
-    assert foreign(ROOT / "code/dl/train.py") == {"numpy", "torch"}
+    assert {name for path in CODE if path.parent.name == "dl" for name in foreign(path)} == {"numpy", "torch"}
 
 
-def test_what_ships_to_a_site_needs_only_torch_and_nvflare() -> None:
-    assert foreign(ROOT / "tutorial_utils/learner.py") == {"numpy", "torch", "nvflare"}
-    for name in ("model_learner.py", "aggregator.py", "fedprox.py", "fedopt.py", "scaffold.py", "steps.py"):
-        path = ROOT / "code/fl" / name
-        assert foreign(path) <= {"dl", "fl", "torch", "nvflare", "tutorial_utils"}
-        ours = {module for module in imported(path) if module.startswith("tutorial_utils")}
-        assert all(module.startswith("tutorial_utils.learner") for module in ours)
+def test_the_federated_half_of_the_example_needs_the_script_flare_and_this_package() -> None:
+    for path in CODE:
+        assert foreign(path) <= {"dl", "fl", "numpy", "torch", "nvflare", "tutorial_utils"}
+    for name in ("model_learner", "executor", "client_api"):
+        path = ROOT / "code/fl" / f"{name}.py"
+        assert ours(path) <= SHIPS and not any(found.startswith("fl.") for found in imported(path))
 
 
-def test_what_the_runner_adds_to_a_job_needs_nothing_of_ours() -> None:
-    assert foreign(ROOT / "tutorial_utils/_simulate/guard.py") == {"numpy", "psutil", "nvflare"}
-    assert foreign(ROOT / "tutorial_utils/_simulate/pace.py") == {"nvflare"}
-    assert foreign(ROOT / "tutorial_utils/_deploy/pulse.py") == {"nvflare", "tutorial_utils"}
-    ours = {name for name in imported(ROOT / "tutorial_utils/_deploy/pulse.py") if name.startswith("tutorial_utils")}
-    assert all(name.startswith("tutorial_utils._simulate.guard.") for name in ours)
+@pytest.mark.parametrize("name", sorted(SHIPS))
+def test_what_ships_needs_torch_numpy_psutil_flare_and_what_ships(name: str) -> None:
+    path = ROOT / "tutorial_utils" / f"{name.replace('.', '/')}.py"
+    assert foreign(path) <= {"torch", "numpy", "psutil", "nvflare", "tutorial_utils"}
+    assert ours(path) <= SHIPS
+
+
+def test_what_a_runner_adds_to_a_job_needs_nothing_else_of_ours() -> None:
+    for name in (*GUARDS, "_simulate.pace"):
+        assert ours(ROOT / "tutorial_utils" / f"{name.replace('.', '/')}.py") <= GUARDS
     assert foreign(ROOT / "tutorial_utils/_simulate/keeper.py") == {"psutil"}, "it must be there at once"
 
 
-@pytest.mark.parametrize("folder", ["tutorial_utils", "tutorial_utils/_deploy", "tutorial_utils/_simulate"])
-def test_package_init_imports_nothing(folder: str) -> None:
-    assert not imported(ROOT / folder / "__init__.py")
+@pytest.mark.parametrize("path", [path for path in PACKAGE if path.parent.name == "tutorial_utils"], ids=module)
+def test_the_insides_are_known_to_their_own_doors_alone(path: Path) -> None:
+    """What reads a run's results, or draws them, knows no runner."""
+    doors = {"_simulate": {"simulate"}, "_deploy": {"deploy"}}
+    doors["_simulate"].add("deploy")
+    for inside, known_to in doors.items():
+        if module(path) not in known_to:
+            assert not {name for name in ours(path) if name.split(".")[0] == inside}
 
 
-def test_importing_the_learner_pulls_in_no_plots_no_tables_no_torchvision() -> None:
-    code = "import sys, tutorial_utils.learner; print(*sys.modules)"
+def test_the_simulator_s_insides_know_no_deployment() -> None:
+    for path in (ROOT / "tutorial_utils/_simulate").glob("*.py"):
+        assert not {name for name in ours(path) if "deploy" in name}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tutorial_utils").rglob("__init__.py")), ids=module)
+def test_package_init_imports_nothing(path: Path) -> None:
+    assert not imported(path)
+
+
+def test_what_ships_pulls_in_no_plots_no_tables_no_torchvision() -> None:
+    """A site's process must not pay for them."""
+    modules = ", ".join(f"tutorial_utils.{name}" for name in sorted(SHIPS))
+    code = f"import sys, {modules}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not {"matplotlib", "pandas", "torchvision", "sklearn"} & set(loaded.stdout.split())
 
@@ -69,12 +133,15 @@ def test_code_is_not_a_package() -> None:
     assert not list((ROOT / "code").rglob("__init__.py"))
 
 
-@pytest.mark.parametrize(
-    ("folder", "most"), [("tutorial_utils", 1500), ("tutorial_utils/_simulate", 1000), ("tutorial_utils/_deploy", 750)]
-)
-def test_package_is_small(folder: str, most: int) -> None:
-    """Small enough to take in, blank lines not counted; the runner's inner parts need not be."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / folder).glob("*.py")}
-    lengths = {name: sum(bool(line.strip()) for line in text.splitlines()) for name, text in texts.items()}
-    assert sum(lengths.values()) <= most, lengths
-    assert max(lengths.values()) <= 250, lengths
+@pytest.mark.parametrize("path", [*PACKAGE, *CODE], ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_is_small_enough_to_take_in(path: Path) -> None:
+    assert sum(bool(line.strip()) for line in path.read_text(encoding="utf-8").splitlines()) <= 250
+
+
+@pytest.mark.parametrize("name", sorted({module(path) for path in PACKAGE if path.stem != "__init__"}))
+def test_a_module_s_tests_are_found_by_its_name(name: str) -> None:
+    folder, _, stem = name.rpartition(".")
+    usual = {"": f"test_{stem.lstrip('_')}", "_simulate": f"test_{stem}", "_deploy": "test_deploy"}
+    files = {TESTED_IN.get(name), usual.get(folder)} - {None}
+    assert any((ROOT / "tests" / f"{file}.py").is_file() for file in files), f"tests/{sorted(files)}: none is there"
+    assert name not in TESTED_IN or (ROOT / "tests" / f"{TESTED_IN[name]}.py").is_file()
