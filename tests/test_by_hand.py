@@ -88,10 +88,9 @@ def test_the_score_is_the_accuracy_on_the_test_images_of_all_folders(few: Datase
     params = federated_averaging(pair, 3, **HOW)
     net = Net()
     net.load_state_dict({name: torch.as_tensor(value) for name, value in params.items()})
-    right = {
-        split: [evaluate(net, getattr(load_data(f), split))["accuracy"] for f in pair] for split in ("valid", "test")
-    }
-    counts = {split: [len(getattr(load_data(folder), split)) for folder in pair] for split in ("valid", "test")}
+    parts = [load_data(folder) for folder in pair]
+    counts = {split: [len(getattr(part, split)) for part in parts] for split in ("valid", "test")}
+    right = {split: [evaluate(net, getattr(part, split))["accuracy"] for part in parts] for split in counts}
     valid, test = (np.average(right[split], weights=counts[split]) for split in ("valid", "test"))
     accuracy, images = score(params, pair)
     assert images == sum(counts["test"]) == few.counts["test"] != sum(counts["valid"])

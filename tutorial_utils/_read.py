@@ -167,7 +167,8 @@ def read_cross_site(path: Path, metric: str, sites: Sequence[str] = ()) -> pd.Da
         }
     measured = {name: None for row in scores.values() for found in row.values() for name in found}
     if measured and metric not in measured:
-        raise ResultsError(f"No model was scored by {metric!r}: choose from {', '.join(map(str, measured))}.")
+        others = [name for name in measured if name.isprintable() and len(name) < 40]
+        raise ResultsError(f"{path} has no scores called {metric!r}: choose from {', '.join(others[:20])}.")
     models = {model for row in cells.values() for model in row}
     averages = [name for name in SERVER_MODELS.values() if name in models]
     given = models - set(averages) - {*cells, *sites}  # the server's other models, such as a starting checkpoint
