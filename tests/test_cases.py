@@ -8,26 +8,37 @@ import json
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.signal import Signal
+from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.abstract.model import make_model_learnable
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.app_common.workflows.fedavg import FedAvg as FedAvgController
+from test_algorithms import Server
 from torch import nn
 
+from at_site import start
 from tiny import TinyLearner, make_net, points_of
+from tutorial_utils.algorithms.fedopt import shapes_of
 from tutorial_utils.algorithms.fedprox import FedProxSite
 from tutorial_utils.algorithms.registry import FedAvg, FedOpt, FedProx, Scaffold
-from tutorial_utils.drive import compare_with_script, test_drive, train_alone
+from tutorial_utils.algorithms.scaffold import CHANGE, CONTROLS, WEIGHTS
+from tutorial_utils.drive import compare_with_script, placed, test_drive, train_alone
 from tutorial_utils.errors import JobError
 from tutorial_utils.job import LearnerJob, build_evaluation, build_job
 from tutorial_utils.learner import LearnerError
 from tutorial_utils.metric import Metric
 from tutorial_utils.results import sha256
+from tutorial_utils.values import to_numpy
 
 
 def written(job: LearnerJob, folder: Path, who: str = "client") -> dict[str, Any]:
@@ -496,3 +507,295 @@ def test_a_part_that_stays_at_home_may_be_of_another_size() -> None:
     drive = test_drive(PersonalHead(), make_net(), rounds=2)
     assert drive.params["1.weight"].shape == (1, 2), "the server's own is untouched"
     assert drive.received[1]["loss"] != drive.received[0]["loss"]
+
+
+# --- every algorithm on every kind, in this process ---
+
+
+class Buffers(nn.Module):
+    """One weight by two names, and buffers of every type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+        self.one = nn.Linear(2, 2, bias=False)
+        self.other = nn.Linear(2, 2, bias=False)
+        self.other.weight = self.one.weight
+        self.line = nn.Linear(2, 1)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.frozen = nn.Parameter(torch.tensor([0.1, 0.7]), requires_grad=False)
+        self.register_buffer("mask", torch.tensor([True, False]))
+        self.register_buffer("infinite", torch.tensor([0.0, float("-inf")]))
+        self.register_buffer("empty", torch.zeros(0, 3))
+        self.register_buffer("bytes", torch.tensor([3, 250], dtype=torch.uint8))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mask.logical_not_()
+            self.bytes.sub_(2)
+        rows = self.norm(rows * (self.infinite > -1) + self.frozen)
+        return self.scale * self.line(self.other(torch.relu(self.one(rows))))
+
+
+def make_buffers(dtype: torch.dtype = torch.float32) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Buffers().to(dtype)
+
+
+class BufferLearner(TinyLearner):
+    dtype = torch.float32
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.net = make_buffers(self.dtype)
+        self.inputs, self.targets = self.inputs.to(self.dtype), self.targets.to(self.dtype)
+
+
+class DoubleLearner(BufferLearner):
+    dtype = torch.float64
+
+
+class BrainLearner(BufferLearner):
+    dtype = torch.bfloat16
+
+
+class HomeNormLearner(BufferLearner):
+    keep_local = ("norm.*",)
+
+
+class HomeLineLearner(BufferLearner):
+    keep_local = ("line.*", "norm.*")
+
+
+def federate(
+    kind: type[TinyLearner], net: nn.Module, algorithm: FedAvg, folder: Path, sites: Sequence[str] = ("a", "b")
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
+    """Three rounds of a job's own parts, without FLARE's processes: the server's weights, and each site's own."""
+    server = Server(algorithm.sends, algorithm.generator(net))
+    server.model = make_model_learnable(to_numpy(net.state_dict()), {})
+    controls = {name: np.zeros_like(value) for name, value in server.weights.items()}
+    learners = {site: kind() for site in sites}
+    for site, learner in learners.items():
+        learner.algorithm = algorithm.site() or learner.algorithm
+        (folder / site).mkdir(parents=True)
+        start(learner, folder / site, site)
+    for number in range(3):
+        message: dict[str, Any] = server.weights
+        if algorithm.name == "scaffold":
+            message = {WEIGHTS: DXO(DataKind.WEIGHTS, message), CONTROLS: DXO(DataKind.WEIGHT_DIFF, controls)}
+        answers = {}
+        for site, learner in learners.items():
+            learner.current_round = number
+            answers[site] = FLModelUtils.to_shareable(learner.train(FLModel(params=message, meta={})))
+        average = server.average(answers, number)
+        if algorithm.name == "scaffold":
+            change = average.data[CHANGE].data
+            controls = controls | {name: controls[name] + value for name, value in change.items()}
+            average = average.data[WEIGHTS]
+        server.update(average)
+    assert not server.fatal
+    return server.weights, {site: learner.params() for site, learner in learners.items()}
+
+
+ALL = [FedAvg(), FedProx(0.1), FedOpt(1.0, 0.5), Scaffold()]
+
+
+@pytest.mark.parametrize("kind", [BufferLearner, DoubleLearner, BrainLearner, HomeNormLearner, HomeLineLearner])
+@pytest.mark.parametrize("algorithm", ALL, ids=lambda one: one.name)
+def test_every_algorithm_keeps_each_entry_what_it_is(
+    algorithm: FedAvg, kind: type[BufferLearner], tmp_path: Path
+) -> None:
+    net = make_buffers(kind.dtype)
+    first = to_numpy(net.state_dict())
+    made, own = federate(kind, net, algorithm, tmp_path)
+    assert made.keys() == first.keys()
+    for name, value in first.items():
+        assert (made[name].dtype, made[name].shape) == (value.dtype, value.shape), name
+        at_home = name.startswith(tuple(pattern.rstrip("*") for pattern in kind.keep_local))
+        stays = at_home or name in ("frozen", "infinite", "empty")
+        assert np.array_equal(made[name], value) or not stays, name
+        assert not at_home or not np.array_equal(own["a"][name], value), "it is trained at home"
+        assert np.isfinite(made[name]).all() or name == "infinite"
+    np.testing.assert_array_equal(made["one.weight"], made["other.weight"])
+    for name in ("one.weight", "norm.running_mean", "norm.num_batches_tracked", "mask"):
+        assert np.array_equal(made[name], first[name]) == (name.startswith("norm") and "norm.*" in kind.keep_local), (
+            name
+        )
+    assert made["bytes"].tolist() == [(3 - 2 * 15) % 256, 250 - 2 * 15], "an integer goes on as at the sites"
+
+
+@pytest.mark.parametrize("algorithm", [FedProx(0.0), FedOpt(1.0, 0.0), Scaffold()], ids=lambda one: one.name)
+@pytest.mark.parametrize("kind", [DoubleLearner, HomeLineLearner])
+def test_alone_every_algorithm_is_federated_averaging(
+    algorithm: FedAvg, kind: type[BufferLearner], tmp_path: Path
+) -> None:
+    """One site's controls are everyone's, its mean difference is its own, and what stays at home nobody corrects."""
+    net = make_buffers(kind.dtype)
+    runs = [federate(kind, net, one, tmp_path / one.name / "0", ["a"]) for one in (FedAvg(), algorithm)]
+    for plain, other in zip(*runs, strict=True):
+        plain, other = plain.get("a", plain), other.get("a", other)
+        for name, value in plain.items():
+            np.testing.assert_allclose(other[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_what_the_server_s_optimizer_steps_is_a_weight_by_each_of_its_names() -> None:
+    shapes = shapes_of(make_buffers(torch.bfloat16))
+    assert shapes["one.weight"] == shapes["other.weight"] == [2, 2, "float32"], "bfloat16 travels as float32"
+    assert shapes["scale"] == ["float32"] and "frozen" not in shapes and "mask" not in shapes
+
+
+def test_an_optimizer_needs_something_to_step() -> None:
+    with pytest.raises(JobError, match="fedopt has nothing to step: no weight of the net is trained"):
+        build_job(TinyLearner(), make_net().requires_grad_(False), algorithm=FedOpt())
+
+
+class TwoOptimizers(TinyLearner):
+    """As a generator and its critic: each part has an optimizer of its own."""
+
+    parts = (("0",), ("1",))
+    how: ClassVar = {"lr": 0.05}
+
+    def local_train(self) -> int:
+        groups = [[getattr(self.net, name) for name in part] for part in self.parts]
+        optimizers = [torch.optim.SGD([p for m in group for p in m.parameters()], **self.how) for group in groups]
+        for _ in range(3):
+            self.net.zero_grad()
+            nn.functional.mse_loss(self.net(self.inputs), self.targets).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+        return 3
+
+
+class OneOptimizer(TwoOptimizers):
+    parts = (("0", "1"),)
+
+
+def test_fedprox_pulls_each_weight_once_a_step() -> None:
+    two, one = (
+        test_drive(kind(), make_net(), algorithm=FedProxSite(5.0)).params for kind in (TwoOptimizers, OneOptimizer)
+    )
+    assert sha256(two) == sha256(one)
+
+
+class Idle(OneOptimizer):
+    """A weight that no loss reaches has no gradient, and so no weight decay."""
+
+    how: ClassVar = {"lr": 0.05, "weight_decay": 0.5}
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.net = make_idle()
+        self.idle = self.net[1].idle
+
+
+def make_idle() -> nn.Module:
+    net = make_net()
+    net[1].idle = nn.Parameter(torch.ones(2))
+    return net
+
+
+def test_fedprox_leaves_alone_what_has_no_gradient() -> None:
+    held = test_drive(Idle(), make_idle(), algorithm=FedProxSite(1.0)).params
+    assert held["1.idle"].tolist() == [1, 1]
+    assert not np.array_equal(held["1.weight"], to_numpy(make_idle().state_dict())["1.weight"])
+
+
+class TwoRates(OneOptimizer):
+    def local_train(self) -> int:
+        groups = [{"params": self.net[0].parameters(), "lr": 0.1}, {"params": self.net[1].parameters(), "lr": 0.01}]
+        optimizer = torch.optim.SGD(groups)
+        nn.functional.mse_loss(self.net(self.inputs), self.targets).backward()
+        optimizer.step()
+        return 1
+
+
+class Curved(TinyLearner):
+    def local_train(self) -> int:
+        optimizer = torch.optim.LBFGS(self.net.parameters())
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(self.net(self.inputs), self.targets)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "algorithm", "sentence"),
+    [
+        (TwoRates, Scaffold(), "one learning rate in a round, and local_train made learning rates from 0.01 to 0.1"),
+        (TwoOptimizers, Scaffold(), "one optimizer for all of the net, and local_train has several"),
+        (Curved, Scaffold(), "SCAFFOLD corrects the steps of SGD, and LBFGS makes several in one"),
+        (Curved, FedProx(), "LBFGS makes its own gradients"),
+    ],
+)
+def test_what_an_algorithm_cannot_correct_it_refuses(
+    kind: type[TinyLearner], algorithm: FedAvg, sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(LearnerError, match=sentence):
+        federate(kind, make_net(), algorithm, tmp_path)
+
+
+def test_lbfgs_goes_with_an_optimizer_on_the_server(tmp_path: Path) -> None:
+    made, _ = federate(Curved, make_net(), FedOpt(), tmp_path)
+    assert np.isfinite(made["1.weight"]).all()
+
+
+class ZeroSteps(TinyLearner):
+    """A site whose data are fewer than a batch."""
+
+    def local_train(self) -> object:
+        return super().local_train() if self.site_name == "a" else 0
+
+
+@pytest.mark.parametrize("algorithm", ALL, ids=lambda one: one.name)
+def test_a_site_that_makes_no_step_counts_for_nothing(algorithm: FedAvg, tmp_path: Path) -> None:
+    one, _ = federate(ZeroSteps, make_net(), algorithm, tmp_path / "1", ["a"])
+    two, _ = federate(ZeroSteps, make_net(), algorithm, tmp_path / "2", ["a", "b"])
+    assert sha256(one) == sha256(two)
+
+
+class HomeHead(OneOptimizer):
+    keep_local = ("1.*",)
+
+
+def test_what_stays_at_home_is_not_pulled_anywhere() -> None:
+    first = to_numpy(make_net().state_dict())
+    drives = {}
+    for mu in (0.0, 15.0):
+        learner = HomeHead()
+        with placed(learner, "a", Signal()):
+            learner.algorithm = FedProxSite(mu)
+            learner.train(FLModel(params=first, meta={}))
+            drives[mu] = learner.params()
+    moved = {
+        mu: {name: np.abs(value - first[name]).max() for name, value in made.items()} for mu, made in drives.items()
+    }
+    assert moved[15.0]["0.weight"] < 0.7 * moved[0.0]["0.weight"]
+    assert moved[15.0]["1.weight"] > 0.9 * moved[0.0]["1.weight"]
+
+
+class WeightNorm(TinyLearner):
+    """The weight that such a net computes is no leaf, and torch will not copy it."""
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.net = make_weight_norm()
+        self.net(self.inputs)
+
+
+def make_weight_norm() -> nn.Module:
+    net = make_net()
+    with warnings.catch_warnings(record=True):  # torch has a newer one, and nets have this one
+        nn.utils.weight_norm(net[1])
+    return net
+
+
+@pytest.mark.parametrize("algorithm", ALL, ids=lambda one: one.name)
+def test_a_net_that_cannot_be_copied_is_trained_too(algorithm: FedAvg, tmp_path: Path) -> None:
+    made, _ = federate(WeightNorm, make_weight_norm(), algorithm, tmp_path)
+    assert not np.array_equal(made["1.weight_v"], to_numpy(make_weight_norm().state_dict())["1.weight_v"])

@@ -144,7 +144,7 @@ class PTModelLearner(ModelLearner):
         if self.is_aborted():
             self.warning(f"stopped after {(self._batches or 0) if trained is None else trained} steps")
             return ReturnCode.TASK_ABORTED
-        steps, weight = self._count(trained)
+        steps, weight = self.count(trained)
         self.keep_if_best()
         self._remember()
         self.info(f"round {self.current_round}: {steps} steps")
@@ -264,7 +264,7 @@ class PTModelLearner(ModelLearner):
         score = self._score(self.valid_split)[self.metric.name]
         BestModel(self.app_root, self.metric).offer(score, self.current_round, self.params())
 
-    def _count(self, trained: object) -> tuple[int, float]:
+    def count(self, trained: object) -> tuple[int, float]:
         """Steps and weight in what local_train returned; the weight is the steps unless it says otherwise."""
         trained = self._batches if trained is None else trained
         if trained is None:

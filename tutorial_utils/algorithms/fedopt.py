@@ -20,6 +20,7 @@ from nvflare.app_opt.pt.fedopt import PTFedOptModelShareableGenerator
 from torch import nn
 
 from tutorial_utils.learner import PTModelLearner, SiteAlgorithm
+from tutorial_utils.values import to_numpy
 
 
 class DifferenceSite(SiteAlgorithm):
@@ -32,10 +33,14 @@ class DifferenceSite(SiteAlgorithm):
 
 
 def subtract(value: np.ndarray, received: np.ndarray) -> np.ndarray:
-    """The difference, 0 where the two are equal: of infinite values (a mask) too, whose difference is none."""
-    received = np.asarray(received, value.dtype)
+    """The difference, 0 where the two are equal: of infinite values (a mask) too, whose difference is none.
+
+    That of truth values, and of whole numbers without a sign, has one.
+    """
+    kind = np.dtype(np.int64) if value.dtype.kind in "bu" else value.dtype
+    value, received = np.asarray(value, kind), np.asarray(received, kind)
     with np.errstate(invalid="ignore"):
-        return np.where(value == received, np.zeros_like(value), np.subtract(value, received, dtype=value.dtype))
+        return np.where(value == received, np.zeros_like(value), np.subtract(value, received, dtype=kind))
 
 
 class ServerOptimizer(PTFedOptModelShareableGenerator):
@@ -69,14 +74,20 @@ class ServerOptimizer(PTFedOptModelShareableGenerator):
         self.model.load_state_dict(known)
         learnable = super().shareable_to_learnable(shareable, fl_ctx)
         # what no site sent (a part that is kept at home) is not trained here, and stays as it was
-        learnable[ModelLearnableKey.WEIGHTS] = weights | learnable[ModelLearnableKey.WEIGHTS]
+        made = weights | learnable[ModelLearnableKey.WEIGHTS]
+        kinds = {name: np.asarray(value).dtype for name, value in weights.items()}
+        learnable[ModelLearnableKey.WEIGHTS] = {name: np.asarray(value, kinds[name]) for name, value in made.items()}
         return learnable
 
 
 def shapes_of(net: nn.Module) -> dict[str, list[int | str]]:
-    """The trained parameters of a net, as ServerOptimizer wants them."""
-    trained = {name: param for name, param in net.named_parameters() if param.requires_grad}
-    return {name: [*param.shape, str(param.dtype).removeprefix("torch.")] for name, param in trained.items()}
+    """The trained parameters of a net, as ServerOptimizer wants them: each by all of its names, in the type it travels.
+
+    A weight that two layers share has two names in the state dict, and both travel.
+    """
+    named = net.named_parameters(remove_duplicate=False)
+    arrays = to_numpy({name: param for name, param in named if param.requires_grad})
+    return {name: [*array.shape, str(array.dtype)] for name, array in arrays.items()}
 
 
 def build_tree(shapes: Mapping[str, Sequence[int | str]]) -> nn.Module:

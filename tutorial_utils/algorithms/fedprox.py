@@ -5,17 +5,16 @@ Li et al., Federated Optimization in Heterogeneous Networks, 2020 (arXiv:1812.06
 
 from __future__ import annotations
 
-import copy
-
+import torch
 from nvflare.app_opt.pt.fedproxloss import PTFedProxLoss
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
-from tutorial_utils.algorithms.steps import at_each_step
-from tutorial_utils.learner import LearnerError, PTModelLearner, SiteAlgorithm
+from tutorial_utils.algorithms.steps import Received, at_each_step
+from tutorial_utils.learner import PTModelLearner, SiteAlgorithm
 
 
 class FedProxSite(SiteAlgorithm):
-    """Any learner, with mu / 2 times the squared distance to the global model in its loss.
+    """Any learner, with mu / 2 times the squared distance of what it shares to the global model in its loss.
 
     The term is FLARE's PTFedProxLoss. Its gradient joins that of the data just before each step of the
     script's optimizer, so that the script's loop stays as it is. The server averages as in FedAvg.
@@ -29,15 +28,18 @@ class FedProxSite(SiteAlgorithm):
         self.mu = mu
 
     def train(self, learner: PTModelLearner) -> object:
-        received = copy.deepcopy(learner.net).requires_grad_(False)
-        distance = PTFedProxLoss(self.mu)
+        received, distance = Received(learner.net), PTFedProxLoss(self.mu)
+        kept = set(learner.local_names())
+        own = {id(param) for name, param in learner.net.named_parameters() if name in kept}
 
         def pull(optimizer: Optimizer) -> None:
-            if isinstance(optimizer, LBFGS):  # it asks for the gradients itself, many times a step
-                raise LearnerError(
-                    "FedProx adds to the gradients before a step, and LBFGS makes its own: use SGD or Adam."
-                )
-            distance(learner.net, received).backward()  # adds to the gradient that is there
+            """Adds to the gradients that are there, of the shared weights that this optimizer steps."""
+            params = [param for group in optimizer.param_groups for param in group["params"]]
+            params = [param for param in params if param.grad is not None and id(param) not in own]
+            pulls = torch.autograd.grad(distance(learner.net, received), params, allow_unused=True)
+            for param, one in zip(params, pulls, strict=True):
+                if one is not None:
+                    param.grad.add_(one)
 
         with at_each_step(learner.net, before=pull):
             return super().train(learner)

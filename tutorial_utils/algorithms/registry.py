@@ -78,7 +78,10 @@ class FedOpt(FedAvg):
         return DifferenceSite()
 
     def generator(self, net: nn.Module) -> ShareableGenerator:
-        return ServerOptimizer(shapes_of(net), self.server_lr, self.server_momentum)
+        shapes = shapes_of(net)
+        if not shapes:
+            raise JobError(f"{self.name} has nothing to step: no weight of the net is trained (requires_grad).")
+        return ServerOptimizer(shapes, self.server_lr, self.server_momentum)
 
 
 @dataclass(frozen=True)
