@@ -30,8 +30,9 @@ def model_learner(answer: type, shipped: type, params: Mapping[str, Any], **argu
     if not (isinstance(answer, type) and issubclass(answer, ModelLearner)):
         return not_yet("answer must be the class itself, a subclass of ModelLearner: answer = MyLearner.")
     try:
-        mine, theirs = (test_drive(_spoilt(made)(**arguments), params, rounds=2) for made in (answer, shipped))
-        fault = _fault(mine, theirs) or _fault_of_abort(answer, params, arguments)
+        learners = [_spoilt(made)(**arguments) for made in (answer, shipped)]
+        mine, theirs = (test_drive(learner, params, rounds=2) for learner in learners)
+        fault = _fault(mine, theirs, learners[0].sent) or _fault_of_abort(answer, params, arguments)
     except LearnerError as error:
         fault = re.split("[:;]", str(error))[0].rstrip(".") + "."  # without the weights that it may quote
     except Exception as error:
@@ -43,10 +44,14 @@ def _spoilt(learner: type) -> type:
     """The same learner, whose second round begins with a dead net: its best model is that of the first."""
 
     class Spoilt(learner):
+        sent: Mapping[str, Any] = {}
+
         def train(self, model: FLModel) -> FLModel | str:
             if self.current_round:
                 model.params = {name: value * 0 for name, value in model.params.items()}
-            return super().train(model)
+            result = super().train(model)
+            self.sent = getattr(result, "params", None) or {}
+            return result
 
     return Spoilt
 
@@ -93,13 +98,13 @@ def _where(error: Exception, answer: type) -> str:
     return f"{[answer.__name__, *methods][-1]}() ends in {type(error).__name__}: {str(error).rstrip('.')}."
 
 
-def _fault(mine: Drive, theirs: Drive) -> str | None:
+def _fault(mine: Drive, theirs: Drive, sent: Mapping[str, Any]) -> str | None:
     """The first thing in which the reader's drive differs from the shipped learner's."""
     if mine.return_code != theirs.return_code:
         return f"train() returned the code {mine.return_code!r}, and nobody had asked it to stop: return an FLModel."
     if not np.isclose(mine.received[0].get("accuracy", -1), theirs.received[0]["accuracy"]):
         return 'Before training, validate() must load model.params and report "accuracy" on the validation images.'
-    if not all(isinstance(value, np.ndarray) for value in mine.params.values()):
+    if not all(isinstance(value, np.ndarray) for value in sent.values()):
         return "The params of train() must be numpy arrays, as FLARE sends them: to_numpy(net.state_dict())."
     if not any(np.any(value) for value in mine.params.values()):  # the zeros of _spoilt came back
         return "train() gives back the weights that it received: train self.net, and send its weights after that."
