@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from fl.by_hand import federated_averaging, score
 from tutorial_utils.data import Dataset
@@ -76,6 +77,15 @@ def test_a_study_deals_out_what_it_is_given_and_lays_out_what_comes_back() -> No
             assert math.isclose(rows[split, seed, "one site alone", 2], sum(alone) / len(alone))
             assert math.isclose(rows[split, seed, "centralised", 2], 9.5 - 3 - seed / 10 - 0.01)
     assert table.loc[table["model"] != "federated", "left"].isna().all()
+
+
+def count_threads() -> int:
+    return torch.get_num_threads()
+
+
+def test_a_task_has_one_thread_as_a_site_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # what torch would take
+    assert run_tasks([(count_threads, (), {})]) == [1]
 
 
 def test_what_a_task_raises_comes_back_and_ends_the_rest() -> None:
