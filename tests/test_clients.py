@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import nvflare.client.api
 import pytest
+import torch
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
@@ -27,6 +31,8 @@ from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.job_config.api import FedJob
 from nvflare.recipe import SimEnv
 
+import dl.train
+import fl.executor
 from dl.train import Net, evaluate, load_data
 from fl.by_hand import federated_averaging
 from fl.executor import CIFAR10Executor
@@ -34,7 +40,7 @@ from fl.job import CLIENTS, build_job
 from fl.recipe import build_recipe
 from tutorial_utils.errors import TutorialError
 from tutorial_utils.keep import BestModel
-from tutorial_utils.learner import LearnerError, to_numpy
+from tutorial_utils.learner import LearnerError, round_seed, seed_everything, to_numpy
 from tutorial_utils.metric import Metric
 from tutorial_utils.results import Run, read_cross_site, read_model, sha256
 from tutorial_utils.settings import Training
@@ -265,6 +271,31 @@ def test_a_site_answers_every_task(
     best = from_shareable(site.ask("submit_model", **{AppConstants.SUBMIT_MODEL_NAME: "best_model"}))
     assert best.data_kind == DataKind.WEIGHTS
     assert sha256(best.data) == weights, "the only round is the best one"
+    site.fire(EventType.END_RUN)
+
+
+def test_training_starts_from_the_seed_of_site_and_round(
+    client: str, sites: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation that must not live: an executor that seeds nothing. The net draws nothing, a net with dropout would."""
+    drawn = []
+
+    def train_and_draw(*args: Any, **how: Any) -> int:
+        drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
+        return dl.train.__dict__["original"](*args, **how)
+
+    monkeypatch.setattr(dl.train, "original", dl.train.train, raising=False)
+    for module in (dl.train, fl.executor):
+        monkeypatch.setattr(module, "train", train_and_draw)
+    site = Site(client, str(sites[0].parent), tmp_path, seed=7)
+    for number in (0, 2):
+        random.random(), np.random.rand(), torch.rand(())
+        site.ask("train", **{AppConstants.CURRENT_ROUND: number, AppConstants.NUM_ROUNDS: 3})
+    expected = []
+    for number in (0, 2):
+        seed_everything(round_seed(7, "site-1", number))
+        expected.append((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert drawn == expected
     site.fire(EventType.END_RUN)
 
 

@@ -23,11 +23,12 @@ from dl.train import Net, evaluate, load_data
 from fl.by_hand import federated_averaging
 from fl.model_learner import CIFAR10ModelLearner
 from tiny import BATCH, STEPS, TinyLearner, make_net, points_of
+from tutorial_utils._read import read_cross_site
 from tutorial_utils.algorithms.fedprox import FedProxSite
 from tutorial_utils.drive import compare_with_script, score_models, test_drive, train_alone
 from tutorial_utils.job import build_evaluation, build_job
 from tutorial_utils.learner import LearnerError, round_seed, seed_everything
-from tutorial_utils.results import read_cross_site, sha256
+from tutorial_utils.results import sha256
 
 
 def make(sites: list[Path], **settings: object) -> CIFAR10ModelLearner:
@@ -398,7 +399,7 @@ def test_a_learner_that_stops_proves_nothing() -> None:
 def test_alone_is_each_site_s_own_drive_in_the_shape_of_a_run_s_matrix(sites: list[Path], tmp_path: Path) -> None:
     row = {model: {"accuracy": 0.5} for model in ("site-1", "site-2")}
     (tmp_path / "matrix.json").write_text(json.dumps({"site-1": row, "site-2": row}))
-    matrix = read_cross_site(tmp_path / "matrix.json")
+    matrix = read_cross_site(tmp_path / "matrix.json", "accuracy")
     job = build_job(make(sites, lr=0.02, seed=3), Net(3), sites=2, rounds=2)
     table = train_alone(job)
     assert table.shape == (2, 2)
