@@ -116,7 +116,7 @@ def test_kits_are_made_inside_the_folder_and_a_site_gets_its_own_data_alone(site
     for site in ("site-1", "site-2"):
         assert [place.name for place in (machines / site / "data").iterdir()] == [site]
     resources = (machines / "server/local/resources.json").read_text()
-    assert "/tmp/nvflare" not in resources and resources.count(str(machines / "server/storage")) == 2
+    assert "/tmp/nvflare" not in resources and resources.count(str(machines / "server/storage")) == 3
     port = json.loads((machines / "site-1/startup/fed_client.json").read_text())["servers"][0]["service"]["target"]
     assert port == f"localhost:{federation.admin.address[1]}" and not port.endswith(":8002")
     assert {place.name for place in tmp_path.iterdir()} == {"kits"}
@@ -625,6 +625,7 @@ def test_nothing_is_left(federation: LocalFederation, elsewhere: deploy.Federati
     """No process, no port, no file outside the runs' folder; a second stop does nothing."""
     tokens = [service.token for service in federation._running.values()]
     assert all(list(keeper.family(token)) for token in tokens) and len(tokens) == 3
+    jobs = set(federation.jobs()["job_id"])
     elsewhere.close()
     federation.stop()
     federation.stop()
@@ -632,6 +633,7 @@ def test_nothing_is_left(federation: LocalFederation, elsewhere: deploy.Federati
     assert not listens(federation.admin.address[1])
     gc.collect()  # a job keeps its first model in a temporary folder until nobody has it any more
     assert not [path for path in home.rglob("*") if path.is_file()]
+    assert jobs and not jobs & {path.name for path in home.rglob("*")}  # where the server takes in the sites' logs
     assert not Path("/tmp/nvflare").exists() or not [
         path for path in Path("/tmp/nvflare").rglob("*") if str(folder) in str(path)
     ]

@@ -115,11 +115,14 @@ def make_kits(project_file: Path, folder: Path, sites: Sequence[str] = ()) -> Ki
 
 
 def _keep_storage_inside(server: Path) -> None:
-    """FLARE's default for jobs and snapshots is one fixed place under /tmp, for all servers of a machine."""
+    """FLARE's default for jobs, snapshots and logs that come in is a place under /tmp, for all servers of a machine."""
     update_storage_locations(str(server / "local"), workspace=str(server / "storage"))
     path = server / "local" / "resources.json"
     resources = json.loads(path.read_text(encoding="utf-8"))
     resources["servers"][0]["heart_beat_timeout"] = HEARTBEAT_TIMEOUT
+    for part in resources["components"]:
+        if part["id"] == "log_receiver":
+            part["args"] = {"dest_dir": str(server / "storage" / "incoming")}
     path.write_text(json.dumps(resources, indent=2), encoding="utf-8")
 
 

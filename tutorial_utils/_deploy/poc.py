@@ -66,7 +66,10 @@ def run_in_poc(
     settings = {"job": str(copy.path), "min_clients": copy.min_clients, "project": str(project_file)}
     settings |= {"sites": len(sites), "admin": admin, "answer": str(answer)}
     write_json(folder / "settings.json", settings)
+    temporary = folder / "tmp"  # where FLARE leaves empty folders of the logs that have come in
+    temporary.mkdir()
     environment = {"NVFLARE_POC_WORKSPACE": str(folder / "poc"), "SITE_DATA": str(folders[0].parent)}
+    environment |= {"TMPDIR": str(temporary)}
     machines = Kept([sys.executable, "-c", CODE, str(folder / "settings.json")], folder / "poc.log", environment)
     try:
         job_id = _wait_for(answer, machines, folder / "poc.log")
