@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 import torch
 from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.abstract.model import make_model_learnable
+from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.app_common.workflows.fedavg import FedAvg as FedAvgController
 from test_algorithms import Server
@@ -35,7 +37,7 @@ from tutorial_utils.algorithms.scaffold import CHANGE, CONTROLS, WEIGHTS
 from tutorial_utils.drive import compare_with_script, placed, test_drive, train_alone
 from tutorial_utils.errors import JobError
 from tutorial_utils.job import LearnerJob, build_evaluation, build_job
-from tutorial_utils.learner import LearnerError
+from tutorial_utils.learner import LearnerError, PTModelLearner
 from tutorial_utils.metric import Metric
 from tutorial_utils.results import sha256
 from tutorial_utils.values import to_numpy
@@ -799,3 +801,34 @@ def make_weight_norm() -> nn.Module:
 def test_a_net_that_cannot_be_copied_is_trained_too(algorithm: FedAvg, tmp_path: Path) -> None:
     made, _ = federate(WeightNorm, make_weight_norm(), algorithm, tmp_path)
     assert not np.array_equal(made["1.weight_v"], to_numpy(make_weight_norm().state_dict())["1.weight_v"])
+
+
+# --- cross-site evaluation: whose model, and is it whole? ---
+
+
+def score_at_a_site(learner: PTModelLearner, folder: Path, owner: str, params: dict[str, np.ndarray]) -> float:
+    start(learner, folder, "a", None)
+    learner.shareable = Shareable()
+    learner.shareable.set_header(AppConstants.MODEL_OWNER, owner)
+    return learner.validate(FLModel(params=params, meta={})).metrics["loss"]
+
+
+def test_a_model_of_the_server_must_be_whole(tmp_path: Path) -> None:
+    """What it lacks would be scored as the site's net happens to begin: nobody would notice."""
+    part = to_numpy(make_net(1).state_dict())
+    del part["1.bias"]
+    with pytest.raises(LearnerError, match=r"The model that came lacks 1.bias, which this net has"):
+        score_at_a_site(TinyLearner(), tmp_path, "SRV_given.pt", part)
+
+
+def test_another_site_s_model_lacks_what_stays_there(tmp_path: Path) -> None:
+    class AtHome(TinyLearner):
+        keep_local = ("1.bias",)
+
+    part = to_numpy(make_net(1).state_dict())
+    whole = score_at_a_site(
+        TinyLearner(), tmp_path, "b", part | {"1.bias": to_numpy(make_net().state_dict())["1.bias"]}
+    )
+    del part["1.bias"]
+    assert score_at_a_site(AtHome(), tmp_path, "b", part) == whole, "with this site's own, as it began"
+    assert score_at_a_site(TinyLearner(), tmp_path, "b", part) == whole, "a filter may have taken it out, too"

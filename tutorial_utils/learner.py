@@ -29,6 +29,8 @@ from tutorial_utils.keep import BestModel, SiteState
 from tutorial_utils.metric import Metric
 from tutorial_utils.values import LearnerError, as_number, match_names, plain, to_numpy
 
+OF_THE_SERVER = "SRV_"  # FLARE's CrossSiteModelEval (nvflare 2.9.0) writes it before the names of the server's models
+
 
 def round_seed(seed: int, site: str, round_number: int) -> int:
     """The seed of one site in one round: a function of these three and of nothing else.
@@ -154,13 +156,13 @@ class PTModelLearner(ModelLearner):
 
     def validate(self, model: FLModel) -> FLModel:
         """Score a model: on "valid" to choose the best global one, on "test" in cross-site evaluation."""
-        why = self.get_shareable_header(AppConstants.VALIDATE_TYPE)
+        before_training = self.get_shareable_header(AppConstants.VALIDATE_TYPE) == ValidateType.BEFORE_TRAIN_VALIDATE
         owner = self.get_shareable_header(AppConstants.MODEL_OWNER)
-        self.load_params(self.algorithm.receive(self, model.params), partly=owner is not None)
+        of_a_site = owner is not None and not owner.startswith(OF_THE_SERVER)  # may lack what stays there
+        self.load_params(self.algorithm.receive(self, model.params), partly=of_a_site)
         if owner == self.site_name:  # its own best model comes home: with what stayed here
             self.net.load_state_dict(self._local(BestModel(self.app_root, self.metric).load()["params"]), strict=False)
-        split = self.valid_split if why == ValidateType.BEFORE_TRAIN_VALIDATE else self.test_split
-        return FLModel(metrics=self._score(split))
+        return FLModel(metrics=self._score(self.valid_split if before_training else self.test_split))
 
     def get_model(self, model_name: str) -> FLModel:
         """The best model that this site has trained in this job. It is what the other sites will score."""
