@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLMetaKey, ReservedKey, ReturnCode
@@ -35,7 +33,6 @@ from faults.faulty_scaffold import FaultyScaffoldLearner
 from fl.by_hand import federated_averaging
 from fl.job import build_job
 from fl.model_learner import CIFAR10ModelLearner
-from tutorial_utils._simulate.guard import ServerGuard
 from tutorial_utils.algorithms.aggregator import OrderedAggregator
 from tutorial_utils.algorithms.fedopt import DifferenceSite, ServerOptimizer, shapes_of
 from tutorial_utils.algorithms.fedprox import FedProxSite
@@ -423,44 +420,6 @@ def test_only_the_steps_of_this_net_are_seen_and_only_inside() -> None:
         raise ZeroDivisionError
     step()
     assert seen == ["before", "after", "before"]
-
-
-# --- the runner's guard ---
-
-
-def guard_of(parts: list[str]) -> ServerGuard:
-    guard = ServerGuard()
-    guard._shapes, guard._parts = {"w": [2], "b": []}, parts
-    return guard
-
-
-@given(fault=st.sampled_from(["nan", "shape", "extra", "none", "no part", "no DXO"]), part=st.booleans())
-@settings(max_examples=24, deadline=None)
-def test_the_guard_checks_every_part_of_an_update(fault: str, part: bool) -> None:
-    whole = {"w": np.ones(2), "b": np.array(0.0)}
-    data = {WEIGHTS: dict(whole), CHANGE: dict(whole)}
-    name = CHANGE if part else WEIGHTS
-    broken = {"nan": {"w": np.array([1, np.nan])}, "shape": {"w": np.ones(3)}, "extra": {"x": np.ones(1)}}
-    if fault in broken:
-        data[name] |= broken[fault]
-    if fault == "none":
-        data[name] = {}
-    update: dict[str, Any] = {key: DXO(DataKind.WEIGHTS, value) for key, value in data.items()}
-    if fault == "no part":
-        del update[name]
-    if fault == "no DXO":
-        update[name] = data[name]
-    found = guard_of([WEIGHTS, CHANGE])._find_fault(update)
-    assert found is not None and found.startswith(f"in {name}, ")
-
-
-def test_the_guard_lets_a_good_update_pass() -> None:
-    whole = {"w": np.ones(2), "b": np.array(0.0)}
-    update = {WEIGHTS: DXO(DataKind.WEIGHTS, whole), CHANGE: DXO(DataKind.WEIGHT_DIFF, {"w": np.ones(2)})}
-    assert guard_of([WEIGHTS, CHANGE])._find_fault(update) is None, "what is not trained has no controls"
-    assert guard_of([])._find_fault(whole) is None
-    assert "lacks b" in str(guard_of([WEIGHTS])._find_fault({WEIGHTS: DXO(DataKind.WEIGHTS, {"w": np.ones(2)})}))
-    assert "lacks b" in str(guard_of([])._find_fault({"w": np.ones(2)}))
 
 
 # --- the choice ---

@@ -1,4 +1,4 @@
-"""What keeps sites and server from waiting for nothing: runner/pace.py and runner/start.py."""
+"""What keeps sites and server from waiting for nothing: _simulate/pace.py and _simulate/start.py."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext, FLContextManager
 from nvflare.apis.impl.wf_comm_server import WFCommServer
-from nvflare.apis.shareable import Shareable
+from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
+from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.private.fed.app.simulator import simulator_runner
+from nvflare.private.fed.server.server_json_config import WorkFlow
+from nvflare.private.fed.server.server_runner import ServerRunner, ServerRunnerConfig
 
 from tutorial_utils._simulate import pace
-from tutorial_utils._simulate.pace import TOPIC, ServerPace
+from tutorial_utils._simulate.pace import ASK_AGAIN, TOPIC, ServerPace, SitePace
 from tutorial_utils._simulate.start import NAP_SECONDS, nap
 
 
 class Server:
-    """As much of FLARE's server as the pace asks: contexts, one workflow, who may send which message."""
+    """FLARE's own runner with one workflow, and as much of its engine as the pace asks: who may send which message."""
 
     def __init__(self) -> None:
         self.handlers: dict[str, Callable[[str, Shareable, FLContext], Shareable]] = {}
@@ -35,8 +37,10 @@ class Server:
         self.workflow.set_communicator(WFCommServer())
         self.tasks = 1
         self.workflow.get_num_standing_tasks = lambda: self.tasks
-        self.current_wf = SimpleNamespace(controller=self.workflow)
-        self.config = SimpleNamespace(workflows=[self.current_wf])
+        workflow = WorkFlow("training", self.workflow)
+        config = ServerRunnerConfig(60, 2, [workflow], {}, {}, [], {})
+        self.runner = ServerRunner(config, "job", self)
+        self.runner.current_wf = workflow
         self.pace = ServerPace()
         self.fire(EventType.START_RUN)
 
@@ -45,7 +49,7 @@ class Server:
 
     def context(self, site: str | None = None) -> FLContext:
         fl_ctx = self.contexts.new_context()
-        fl_ctx.set_prop(FLContextKey.RUNNER, self, private=True)
+        fl_ctx.set_prop(FLContextKey.RUNNER, self.runner, private=True)
         if site:
             peers = FLContextManager(self, site, "job", public_stickers={}, private_stickers={})
             fl_ctx.set_peer_context(peers.new_context())
@@ -129,14 +133,53 @@ def test_a_site_waits_a_moment_for_the_task_itself(server: Server) -> None:
     assert not waiting.is_alive()
 
 
-def test_a_lost_message_cannot_stop_a_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_others_work_a_site_is_told_to_ask_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "HOLD_SECONDS", 0.1)
-    monkeypatch.setattr(pace, "TURN_SECONDS", 0.1)
     server.start_round("site-1", "site-2")
     server.fire(EventType.BEFORE_PROCESS_SUBMISSION, "site-1")
+    assert server.call("site-1").get_return_code() == ASK_AGAIN
+    server.fire(EventType.BEFORE_PROCESS_SUBMISSION, "site-2")
+    assert server.call("site-1").get_return_code() == ReturnCode.OK, "there is no more to wait for than the next round"
+
+
+class Site:
+    """A site whose messages get these answers, one after the other; None: it was lost."""
+
+    def __init__(self, *answers: str | None) -> None:
+        self.answers = list(answers)
+        self.waits: list[float] = []
+
+    def send_aux_request(
+        self, targets: list[str], topic: str, request: Shareable, timeout: float, fl_ctx: FLContext, optional: bool
+    ) -> dict[str, Shareable]:
+        assert topic == TOPIC and optional
+        self.waits.append(timeout)
+        answer = self.answers.pop(0)
+        return {FQCN.ROOT_SERVER: make_reply(answer or ReturnCode.COMMUNICATION_ERROR)}
+
+    def pull(self) -> int:
+        """How often it asks before it goes for a task."""
+        fl_ctx = FLContextManager(self, "site-1", "job", {}, {}).new_context()
+        SitePace().handle_event(EventType.BEFORE_PULL_TASK, fl_ctx)
+        return len(self.waits)
+
+
+def test_a_site_asks_until_it_is_called() -> None:
+    assert Site(ASK_AGAIN, ASK_AGAIN, ReturnCode.OK).pull() == 3
+
+
+def test_a_lost_message_holds_a_site_for_seconds_and_no_longer() -> None:
+    site = Site(None, ReturnCode.OK)
+    assert site.pull() == 1, "it goes and looks for itself"
+    assert site.waits[0] < 5
+
+
+def test_a_server_that_never_calls_cannot_hold_a_site_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "CALL_SECONDS", 0.2)
+    site = Site(*[ASK_AGAIN] * 1_000_000)
     start = time.monotonic()
-    server.call("site-1")
-    assert 0.2 <= time.monotonic() - start < 1
+    site.pull()
+    assert time.monotonic() - start < 5 and site.answers
 
 
 def test_the_check_period_that_a_job_names_is_the_one_in_force(server: Server) -> None:

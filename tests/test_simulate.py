@@ -12,20 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.job_config.api import FedJob
 from torch.utils.data import ConcatDataset
 
 from dl.train import Net, evaluate, load_data, make_loader, train
 from fl.by_hand import federated_averaging
-from fl.job import add_server, build_job
+from fl.job import build_job
 from tutorial_utils._simulate.job_folder import place_job
 from tutorial_utils.data import Dataset
 from tutorial_utils.errors import TutorialError
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.report import Report
 from tutorial_utils.results import Run, mean_by_round, sha256
-from tutorial_utils.settings import FAST
+from tutorial_utils.settings import FAST, Training
 from tutorial_utils.simulate import simulate
+
+SMALL = Training(batch_size=8)
 
 
 def global_test(sites: list[Path]) -> ConcatDataset:
@@ -45,14 +48,14 @@ def test_simulator_equals_federated_averaging_by_hand(run: Run, sites: list[Path
 
 def test_five_sites_equal_federated_averaging_by_hand(digits: Dataset, runs: Path) -> None:
     folders = split_dataset(digits.folder, 5, alpha=1.0, seed=0)
-    made = simulate(build_job(folders[0].parent, sites=5, rounds=2, batch_size=8), runs=runs, progress=False)
+    made = simulate(build_job(folders[0].parent, 5, 2, SMALL), runs=runs, progress=False)
     assert made.sha256 == sha256(federated_averaging(folders, 2, batch_size=8))
     assert made.cross_site.shape == (5, 7)
 
 
 def test_one_site_for_one_round_equals_the_script(digits: Dataset, runs: Path) -> None:
     (folder,) = split_dataset(digits.folder, 1, alpha=None, seed=0)
-    made = simulate(build_job(folder.parent, sites=1, rounds=1, batch_size=8), runs=runs, progress=False)
+    made = simulate(build_job(folder.parent, 1, 1, SMALL), runs=runs, progress=False)
     net = Net(0)
     train(net, make_loader(load_data(folder).train, 8, seed=0))
     for name, value in net.state_dict().items():
@@ -159,7 +162,7 @@ def test_a_folder_that_is_no_job(tmp_path: Path) -> None:
 
 
 def test_an_exported_job_runs_as_the_job_does(run: Run, sites: list[Path], runs: Path, tmp_path: Path) -> None:
-    job = build_job(sites[0].parent, rounds=FAST.rounds, batch_size=FAST.batch_size, seed=FAST.seed, name="exported")
+    job = build_job(sites[0].parent, rounds=FAST.rounds, training=FAST.training, name="exported")
     job.export_job(str(tmp_path))
     made = simulate(tmp_path / "exported", runs=runs, progress=False)
     assert made.sha256 == run.sha256
@@ -183,7 +186,7 @@ def test_two_threads_never_export_at_once(tmp_path: Path) -> None:
     """CPython's ast.parse, which FLARE's export calls, fails now and then where two threads do it at once."""
     jobs = [SlowToExport(name=f"job-{number}") for number in range(3)]
     for job in jobs:
-        add_server(job, sites=1, rounds=1, seed=0)
+        job.to_server(FedAvg(num_clients=1, num_rounds=1))
     with ThreadPoolExecutor(3) as pool:
         copies = list(pool.map(lambda job: place_job(job, tmp_path / job.name), jobs))
     assert [copy.rounds for copy in copies] == [range(1)] * 3

@@ -7,11 +7,13 @@ import logging
 import shutil
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from nvflare.job_config.api import FedJob
 
-from tutorial_utils._simulate.job_folder import JobFolder, place_job
+from tutorial_utils._simulate.guard_files import read_lines
+from tutorial_utils._simulate.job_folder import JobFolder, is_plain, name_of, place_job
 from tutorial_utils._simulate.verdict import explain, find_lack
 from tutorial_utils._simulate.watch import run_simulator
 from tutorial_utils.errors import JobError, ResultsError, SimulationError, TutorialError
@@ -23,7 +25,7 @@ logger = logging.getLogger(__name__)
 def simulate(
     job: FedJob | str | Path,
     *,
-    sites: int | None = None,
+    sites: int | Sequence[str] | None = None,
     threads: int | None = None,
     min_sites: int | None = None,
     stall_timeout: float | None = 7200.0,
@@ -38,29 +40,32 @@ def simulate(
     before it is averaged. Every process ends with this call, however it ends.
 
     Args:
-        job: a FedJob with a MetricsArtifactWriter, or the folder of an exported one.
-        sites: by default what the job's custom_props say (`fl.job.build_job` sets them), else its min_clients.
+        job: a FedJob, or the folder of an exported one, in any of FLARE's formats.
+        sites: how many (site-1, site-2, ...), or their names; by default those that the job is for: the names that it
+            notes (`tutorial_utils.job.build_job` does) or has an app for, else as many as its min_clients.
         threads: sites that run at once; as many as there are sites unless you say fewer. With fewer, FLARE
-            starts a new process for every task: slower several times over, the same result.
+            starts a new process for every task: slower several times over, and a learner keeps from task to task only
+            what is in its `state`.
         min_sites: go on without a site whose process is lost while so many are left. None: a loss ends the run.
             A site that is alive is always waited for.
         stall_timeout: seconds without a task sent or answered after which the run is given up; longer than your
-            longest round, or None to wait for ever.
+            longest round, or None to wait for ever. Time in which this machine sleeps does not count.
         resume_from: an earlier Run, its SimulationError or its folder: start after the last round that it kept. FedAvg
-            and FedProx end in the bits of a run that was never cut; a server's optimizer and SCAFFOLD's corrections
-            start anew.
+            and FedProx end in the bits of a run that was never cut, and a learner goes on with its `state`; a server's
+            optimizer and SCAFFOLD's corrections start anew.
         runs: the folder of all runs; this one gets a fresh folder in it.
         name: of the run's folder, the job's name by default; a number is added where that exists.
-        progress: show a progress bar (rounds done, accuracy so far).
+        progress: show a progress bar (rounds done, the metric so far).
 
     Raises:
         TutorialError: before anything starts, for a job or a number that cannot work.
-        SimulationError: unless every round, the global model and the cross-site matrix are there and whole.
+        SimulationError: unless all that the job asks for is there and whole: the rounds (fewer where its workflow may
+            stop early, each with as many answers as that waits for), the global model and the cross-site matrix.
     """
-    folder = fresh_folder(Path(runs).resolve(), name or (job.name if isinstance(job, FedJob) else Path(job).name))
+    folder = fresh_folder(Path(runs).resolve(), name or name_of(job))
     try:
         copy = place_job(job, folder / "job")
-        run, rounds = Run(folder, _names(copy, sites), 0.0), copy.rounds
+        run, asked = Run(folder, copy.choose_sites(sites), 0.0), copy.asked
         threads = _check(copy, run.sites, threads, min_sites)
         _prepare(copy, run, threads, min_sites, resume_from)
     except BaseException:
@@ -68,7 +73,7 @@ def simulate(
         raise
     start = time.monotonic()
     try:
-        failure = run_simulator(copy, run, threads, len(rounds), stall_timeout, progress)
+        failure = run_simulator(copy, run, threads, len(asked.rounds), stall_timeout, progress)
     except BaseException:
         logger.warning("Stopped. simulate(job, resume_from=%r) goes on after the last finished round.", str(folder))
         raise
@@ -76,7 +81,7 @@ def simulate(
     if failure:
         raise explain(run, failure)
     try:
-        lack = find_lack(run, rounds, copy.evaluates)
+        lack = find_lack(run, asked)
     except ResultsError as error:
         lack = str(error)
     if lack:
@@ -86,6 +91,8 @@ def simulate(
 
 def fresh_folder(runs: Path, name: str) -> Path:
     """runs/name, or runs/name-2 and so on: what an earlier run left can never be taken for this one's."""
+    if not is_plain(name):
+        raise TutorialError(f"A run cannot be called {name!r}: name it without / (name=), and its folder with runs=.")
     for number in range(1, 10_000):
         folder = runs / (name if number == 1 else f"{name}-{number}")
         try:
@@ -100,15 +107,6 @@ def fresh_folder(runs: Path, name: str) -> Path:
     raise TutorialError(f"{runs} holds too many runs named {name}: delete some.")
 
 
-def _names(copy: JobFolder, sites: int | None) -> tuple[str, ...]:
-    sites = sites if sites is not None else copy.sites
-    if not sites or sites < 1:
-        raise JobError("How many sites? Say simulate(job, sites=2), or build the job with fl.job.build_job.")
-    if sites < copy.min_clients:
-        raise JobError(f"The job needs {copy.min_clients} sites (its min_clients), and sites is {sites}.")
-    return tuple(f"site-{number}" for number in range(1, sites + 1))
-
-
 def _check(copy: JobFolder, sites: tuple[str, ...], threads: int | None, min_sites: int | None) -> int:
     """The number of threads; JobError for what cannot work."""
     threads = len(sites) if threads is None else threads
@@ -120,7 +118,8 @@ def _check(copy: JobFolder, sites: tuple[str, ...], threads: int | None, min_sit
     if threads < len(sites):
         warnings.warn(
             f"threads={threads} for {len(sites)} sites: FLARE starts a new process for every task, which takes "
-            "several times as long (about five times in our trial). The result is the same.",
+            "several times as long (about five times in our trial). What a learner keeps in attributes of its own is "
+            "lost between two tasks; what it puts into its `state` is not.",
             stacklevel=3,
         )
     return threads
@@ -144,15 +143,16 @@ def _prepare(
         copy.go_on_from(checkpoint, earlier.rounds_kept)
     if min_sites is not None:
         copy.allow_loss(min_sites)
+    copy.add_writers()
     resident = threads == len(run.sites)
     if resident:  # with fewer threads a site that waits would keep others from their turn
         copy.add_pace()
-    copy.add_guard(min_sites=min_sites, resident=resident, resume_from=str(checkpoint) if checkpoint else None)
+    resume = {"resume_from": str(checkpoint)} if checkpoint else {}
+    copy.add_guard(min_sites=min_sites, resident=resident, sites=list(run.sites), **resume)
 
 
 def _keep_earlier_rounds(earlier: Run, run: Run) -> None:
     """The lines of the rounds that are kept: FLARE writes a round's line before its model is safe."""
     paths = (earlier.earlier_rounds_path, earlier.job_folder / "metrics" / "round_metrics.jsonl")
-    lines = [line for path in paths if path.is_file() for line in path.read_text(encoding="utf-8").splitlines()]
-    kept = [line for line in lines if json.loads(line)["round"] < earlier.rounds_kept]
-    run.earlier_rounds_path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    kept = [line for path in paths for line in read_lines(path) if line["round"] < earlier.rounds_kept]
+    run.earlier_rounds_path.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")

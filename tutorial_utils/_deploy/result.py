@@ -67,7 +67,7 @@ def judge(run: Run, status: str) -> None:
         raise DeployedRunError(f"The job was aborted{when}. Its files are in {run.folder}.", run, status)
     if not failure:
         try:
-            lack = find_lack(run, copy.rounds, copy.evaluates)
+            lack = find_lack(run, copy.asked)
         except ResultsError as error:
             lack = str(error)
         if lack is None and run.state.get("phase") == "ended":

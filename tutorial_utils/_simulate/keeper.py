@@ -9,10 +9,14 @@ It imports psutil alone, so that it is there at once.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # see start.py: the modules beside this file are not for whatever it imports
+    sys.path[:] = sys.path[(not getattr(sys.flags, "safe_path", False)) :]
+
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,10 +25,11 @@ import psutil
 
 MARK = "TUTORIAL_UTILS_RUN"  # every process of a run inherits this environment variable
 LOOK_AGAIN_SECONDS = 0.05
+END_SECONDS = 10.0  # after which a process that does not end by SIGKILL is left: it waits for a disk, say
 
 
 def family(token: str, mark: str = MARK) -> Iterator[psutil.Process]:
-    """The live processes that bear a mark, whoever their parent is by now; the one that asks is never among them."""
+    """The processes that inherited a mark and live, even where their parent does not; never the one that asks."""
     for process in psutil.process_iter():
         try:
             marked = process.pid != os.getpid() and process.environ().get(mark) == token
@@ -34,15 +39,17 @@ def family(token: str, mark: str = MARK) -> Iterator[psutil.Process]:
             continue
 
 
-def end_family(token: str) -> None:
-    """Kill until none is left: one of them may start another while it is being ended."""
-    while members := list(family(token)):
+def end_family(token: str, limit: float = END_SECONDS) -> list[psutil.Process]:
+    """Kill until none is left, for one of them may start another meanwhile; return those that live after `limit` s."""
+    deadline = time.monotonic() + limit
+    while (members := list(family(token))) and time.monotonic() < deadline:
         for process in members:
             try:
                 process.kill()
             except psutil.Error:
                 continue
         psutil.wait_procs(members, timeout=LOOK_AGAIN_SECONDS)
+    return members
 
 
 def keep(token: str, command: list[str]) -> int:
@@ -54,7 +61,10 @@ def keep(token: str, command: list[str]) -> int:
     while child.poll() is None and not abandoned.is_set():
         time.sleep(LOOK_AGAIN_SECONDS)
     end_family(token)
-    return child.wait()
+    try:
+        return child.wait(1)
+    except subprocess.TimeoutExpired:  # it does not end: whoever asked is told by end_family
+        return -signal.SIGKILL
 
 
 def _wait_for_end_of_input(abandoned: threading.Event) -> None:

@@ -7,7 +7,8 @@
 - A workflow's task_check_period never reaches the part that checks: FLARE 2.9.0 sets an attribute that nobody reads,
   and looks every 0.2 s. Here it is brought there.
 
-This file ships with the job. It imports nvflare alone.
+This file ships with the job. It imports nvflare alone, and must stand alone: where it touches a part of nvflare that
+is not promised, a comment names the version in which that was read.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.widgets.widget import Widget
 
 TOPIC = "tutorial_utils.next_task"
-HOLD_SECONDS = 30.0  # while others work; then the site looks for itself, so that no lost message can stop a run
+HOLD_SECONDS = 2.0  # that the server keeps one request while others work; so long is the site held by a lost message
+CALL_SECONDS = 30.0  # that the site asks again; then it looks for itself, whatever the server says
+ANSWER_SECONDS = 1.0  # for the server's answer to come
+ASK_AGAIN = "ASK_AGAIN"
 TURN_SECONDS = 0.6  # from a round's last answer to the next round
 TASK_SECONDS = 0.1  # from a round's start to its task
 LOOK_SECONDS = 0.005
@@ -44,7 +48,7 @@ class ServerPace(Widget):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         if event_type == EventType.START_RUN:
             gc.freeze()
-            self._runner = fl_ctx.get_prop(FLContextKey.RUNNER)
+            self._runner = fl_ctx.get_prop(FLContextKey.RUNNER)  # nvflare 2.9.0: ServerRunner, ServerRunnerConfig
             for workflow in self._runner.config.workflows:
                 workflow.controller.communicator._task_check_period = workflow.controller._task_check_period
             fl_ctx.get_engine().register_aux_message_handler(TOPIC, self._call)
@@ -72,7 +76,8 @@ class ServerPace(Widget):
             return not self._in_rounds or site not in self._answered
 
         with self._changed:
-            self._changed.wait_for(lambda: has_turn() or not self._working, HOLD_SECONDS)
+            if not self._changed.wait_for(lambda: has_turn() or not self._working, HOLD_SECONDS):
+                return make_reply(ASK_AGAIN)
             self._changed.wait_for(has_turn, TURN_SECONDS)
         end = time.monotonic() + TASK_SECONDS
         while not self._has_task() and time.monotonic() < end:
@@ -80,7 +85,7 @@ class ServerPace(Widget):
         return make_reply(ReturnCode.OK)
 
     def _has_task(self) -> bool:
-        workflow = self._runner.current_wf
+        workflow = self._runner.current_wf  # nvflare 2.9.0: ServerRunner, None between workflows
         return bool(workflow and workflow.controller.get_num_standing_tasks())
 
 
@@ -95,8 +100,14 @@ class SitePace(Widget):
 
     def _wait(self, fl_ctx: FLContext) -> None:
         """Optional: where the server is gone by now, the site's log need not say so."""
-        engine, wait = fl_ctx.get_engine(), HOLD_SECONDS + 1
-        engine.send_aux_request([FQCN.ROOT_SERVER], TOPIC, Shareable(), timeout=wait, fl_ctx=fl_ctx, optional=True)
+        engine, wait = fl_ctx.get_engine(), HOLD_SECONDS + TURN_SECONDS + TASK_SECONDS + ANSWER_SECONDS
+        end = time.monotonic() + CALL_SECONDS
+        while time.monotonic() < end:
+            request, server = Shareable(), FQCN.ROOT_SERVER
+            replies = engine.send_aux_request([server], TOPIC, request, timeout=wait, fl_ctx=fl_ctx, optional=True)
+            reply = (replies or {}).get(server)
+            if not isinstance(reply, Shareable) or reply.get_return_code() != ASK_AGAIN:
+                return
 
 
 def _peer(fl_ctx: FLContext) -> str:

@@ -3,10 +3,18 @@
     python start.py JOB -w WORKSPACE -c SITES -t THREADS      # the arguments of FLARE's own command
 
 While it starts, FLARE's simulator looks once a second whether its server is up, whether a site's process listens, and
-before it starts the sites at all: some three seconds of a run. Nothing else in its module sleeps.
+before it starts the sites at all: some three seconds of a run. Nothing else in its module sleeps (nvflare 2.9.0).
+
+Python puts the folder of a file that it runs on sys.path, FLARE hands that on to every site, and a module of the
+reader's that is called as one beside this file would be shadowed there: so it is taken off first.
 """
 
 from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    sys.path[:] = sys.path[(not getattr(sys.flags, "safe_path", False)) :]
 
 import runpy
 import time

@@ -1,4 +1,4 @@
-"""Did a run do all that was asked? If not, why, in one sentence and the site's own traceback.
+"""Did a run do all that its job asks for? If not, why, in one sentence and the site's own traceback.
 
 From FLARE's artifacts, its JSON logs and the guards' files; a return code proves nothing.
 """
@@ -6,105 +6,124 @@ From FLARE's artifacts, its JSON logs and the guards' files; a return code prove
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tutorial_utils._simulate.guard import PROCESS_ENDED, find_fault
+from tutorial_utils._simulate.asked import Asked
+from tutorial_utils._simulate.cause import find_cause
+from tutorial_utils._simulate.guard_checks import find_fault
+from tutorial_utils._simulate.guard_files import FOLDER, RECORD, ROUNDS, read_lines
 from tutorial_utils.errors import SimulationError
 from tutorial_utils.results import Run
 
+GLOBAL_MODEL = "SRV_FL_global_model.pt"
+SERVER_MODELS = {GLOBAL_MODEL: "global", "SRV_best_FL_global_model.pt": "best global"}
+FROM_SERVER = "SRV_"
 
-def find_lack(run: Run, rounds: Sequence[int], evaluates: bool) -> str | None:
-    """What is missing from a run's files, None if it is whole; ResultsError where one cannot be read.
 
-    Args:
-        rounds: the numbers of the rounds that the job asks for.
-        evaluates: does the job end in a cross-site evaluation?
-    """
+def find_lack(run: Run, asked: Asked) -> str | None:
+    """What is missing from a run's files, None if it is whole; ResultsError where one cannot be read."""
+    return (
+        (_find_lack_of_rounds(run, asked) if asked.rounds else None)
+        or (_find_fault_of_model(run, asked) if asked.rounds and asked.saves else None)
+        or (_find_hole(run, asked) if asked.evaluates else None)
+    )
+
+
+def _find_lack_of_rounds(run: Run, asked: Asked) -> str | None:
+    """Every round has the answers that the job asks for; of sites that were lost, those before their loss."""
     lost = run.state.get("lost", {})
-    took_part = run.rounds.groupby("round")["site"].agg(set)
-    for number in rounds:
+    seen = {line["round"]: line["sites"] for line in read_lines(run.job_folder / FOLDER / ROUNDS)}
+    told = any(site["metrics"] for sites in seen.values() for site in sites.values())
+    took_part = {} if seen and not told else run.rounds.groupby("round")["site"].agg(set).to_dict()
+    for number, sites in seen.items():  # FLARE's file leaves out who reports no number
+        took_part[number] = took_part.get(number, set()) | {site for site in sites if not sites[site]["metrics"]}
+    for number in asked.rounds:
+        if asked.may_stop and number > max(took_part, default=asked.rounds.start):
+            return None
+        who = took_part.get(number, set())
         expected = {site for site in run.sites if site not in lost or lost[site]["round"] > number}
-        if absent := sorted(expected - took_part.get(number, set())):
-            return f"round {number} has no result of {', '.join(absent)}"
-    if run.rounds_kept <= rounds[-1]:
-        return f"the model of round {rounds[-1]} was not saved"
-    shapes = json.loads((run.checkpoint / "checkpoint.json").read_text(encoding="utf-8"))["shapes"]
-    if fault := find_fault(run.global_model, shapes):
-        return f"the global model is wrong: {fault}"
-    return _find_hole(run, [site for site in run.sites if site not in lost]) if evaluates else None
+        least = min(asked.answers or len(expected), len(expected))
+        if least == len(expected) and expected - who:
+            return f"round {number} has no result of {', '.join(sorted(expected - who))}"
+        if len(who) < least:
+            them = f"{len(who)} site{'s' * (len(who) > 1)} ({', '.join(sorted(who))})" if who else "no site"
+            return f"round {number} has results of {them}, and the job asks for {least}"
+    return None
 
 
-def _find_hole(run: Run, sites: Sequence[str]) -> str | None:
-    matrix = run.cross_site.reindex(index=sites, columns=["global", *sites])
-    holes = matrix.isna().stack()
-    if not holes.any():
-        return None
-    return "the cross-site matrix lacks " + ", ".join(f"{model} on {site}" for site, model in holes[holes].index)
+def _find_fault_of_model(run: Run, asked: Asked) -> str | None:
+    if run.rounds_kept <= (0 if asked.may_stop else asked.rounds[-1]):
+        return "no model was saved" if asked.may_stop else f"the model of round {asked.rounds[-1]} was not saved"
+    record = json.loads((run.checkpoint / RECORD).read_text(encoding="utf-8"))
+    model = run.global_model
+    as_sent = {name: model[name] for name in record["infinite"] if name in model}
+    fault = find_fault(model, record["shapes"], as_sent, record["absent"])
+    return f"the global model is wrong: {fault}" if fault else None
+
+
+def _find_hole(run: Run, asked: Asked) -> str | None:
+    """Every site has scored every model that is there. A score may be no number: that is what the site found."""
+    path = run.job_folder / "cross_site_val" / "cross_val_results.json"
+    rows = _read_matrix(path)
+    if isinstance(rows, str):
+        return rows
+    here = [site for site in asked.participants or run.sites if site not in run.state.get("lost", {})]
+    wanted = [GLOBAL_MODEL] if asked.global_models and asked.saves else []
+    wanted += sorted({model for row in rows.values() for model in row if model.startswith(FROM_SERVER)} - {*wanted})
+    wanted += here if asked.local_models else []
+    if not wanted:
+        return "the cross-site matrix is empty"
+    holes = [(model, site) for site in here for model in wanted if not rows.get(site, {}).get(model)]
+    lack = ", ".join(f"{SERVER_MODELS.get(model, model.removeprefix(FROM_SERVER))} on {site}" for model, site in holes)
+    return f"the cross-site matrix lacks {lack}" if holes else None
+
+
+def _read_matrix(path: Path) -> dict[str, dict[str, Any]] | str:
+    """FLARE's file as it is, or what is wrong with it."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        return f"{path} is missing: the job ended before it wrote its cross-site matrix"
+    except ValueError as error:
+        return f"{path} does not hold its cross-site matrix ({error})"
+    sound = isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values())
+    return rows if sound else f"{path} does not hold its cross-site matrix"
 
 
 def explain(run: Run, failure: Mapping[str, Any] | None, lack: str | None = None) -> SimulationError:
     """The error for a run.
 
     Args:
-        failure: what the guard saw: reason, site (or None), task. None: look into the sites' logs.
+        failure: what was seen: reason, site (or None), task, and details for the end. None: look into the logs.
         lack: what is missing, for the case that nobody left a better reason.
     """
     failure = failure or {}
-    site = failure.get("site")
-    found = first_error(run, site) if site else {} if failure else _earliest_error(run)
-    if failure.get("reason") not in (None, PROCESS_ENDED) and "traceback" not in found:
-        found = {}  # the server knows the cause, and what the site wrote follows from the end of the run
-    cause = found.get("cause") or failure.get("reason") or lack
-    site = site or found.get("who")
-    sentence = f"{site or 'The run'} failed{_when(run, site, failure.get('task'))}: {cause}"
-    lines = [sentence.rstrip(".") + ".", f"Its files are in {run.folder}."]
+    found = find_cause(run, failure)
+    text = found.text if found else failure.get("reason") or lack
+    who = failure.get("site") or (found and found.who)
+    name = {None: "The run", "server": "The server"}.get(who, who)
+    lines = [f"{name} failed{_when(run, who, failure.get('task'))}: {text}".rstrip(".") + "."]
+    lines.append(f"Its files are in {run.folder}.")
     if kept := run.rounds_kept:
         lines.append(f"{kept} finished round{'s are' if kept > 1 else ' is'} safe: resume_from= goes on after that.")
-    return SimulationError("\n".join([*lines, "", found.get("traceback", "")]).rstrip(), run)
+    details = failure.get("details") or (found.traceback if found else "")
+    return SimulationError("\n".join([*lines, "", details]).rstrip(), run)
 
 
-def _when(run: Run, site: str | None, task: str | None) -> str:
+def _when(run: Run, who: str | None, task: str | None) -> str:
     number = run.state.get("round")
-    if site in run.sites and site not in run.state.get("served", []):
+    if not run.state:
+        return " before it began"
+    if who in run.sites and who not in run.state.get("served", []):
         return " before its first task"
     if task in ("validate", "submit_model"):
         return f" in the cross-site evaluation ({task})"
     return "" if number is None else f" in round {number}"
 
 
-def first_error(run: Run, who: str) -> dict[str, str]:
-    """The first traceback in one log, else its first error: who, time, cause, and traceback if there is one."""
-    path = run.workspace / who / "log.json"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    errors = [record for line in lines if (record := _record(line)).get("levelname") in ("ERROR", "CRITICAL")]
-    for record in errors:
-        text = str(record.get("message", "")).strip()
-        if "Traceback (most recent call last)" in text:
-            trace = text[text.index("Traceback (most") :]
-            cause = trace.splitlines()[-1].strip()
-            return {"who": who, "time": str(record.get("asctime")), "cause": cause, "traceback": trace}
-    if errors:
-        cause = str(errors[0].get("message", "")).strip()
-        return {"who": who, "time": str(errors[0].get("asctime")), "cause": cause}
-    return {}
-
-
-def _record(line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError:  # the last line of a process that was killed while it wrote
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _earliest_error(run: Run) -> dict[str, str]:
-    failures = [failure for site in run.sites if (failure := first_error(run, site))]
-    return min(failures, key=lambda failure: failure["time"], default=None) or first_error(run, "server")
-
-
 def stack_of(run: Run, site: str) -> str:
-    """Where a site that hangs was when the runner asked it (see SiteGuard)."""
-    path: Path = run.site_folder(site) / "guard" / "stack.txt"
+    """Where a site that hangs was when the runner asked it (see SiteGuard); "" where it has not answered."""
+    path = run.site_folder(site) / FOLDER / "stack.txt"
     return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -11,29 +12,54 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tqdm.auto import tqdm
 
+from tutorial_utils._flare import SIMULATOR_CODES, SIMULATOR_SETTINGS
 from tutorial_utils._simulate import keeper
 from tutorial_utils._simulate.guard import PROCESS_ENDED
+from tutorial_utils._simulate.guard_processes import site_of
 from tutorial_utils._simulate.job_folder import JobFolder
 from tutorial_utils._simulate.verdict import stack_of
 from tutorial_utils.errors import ResultsError
 from tutorial_utils.results import Run, mean_by_round, read_rounds
 
+logger = logging.getLogger(__name__)
+
 START = Path(__file__).with_name("start.py")
 POLL_SECONDS = 0.1
 LOG_SECONDS = 1.0  # a site that failed still writes its traceback
-END_SECONDS = 20.0  # for what FLARE does after the last workflow, where the sites do not say that they are done
+END_SECONDS = 20.0  # that the simulator may take to write and to stop its processes, once its last workflow is done
+STEP_SECONDS = 1.0  # at most, between two looks, are counted as time in which something could have happened
 PLAIN_PATH = re.compile(r"[A-Za-z0-9_./+@,=~-]+")
-FLARE_CODES = (0, 2)  # that its simulator ends with by itself; they prove nothing
-FLARE_SETTINGS = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "0", "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "1"}
 # FLARE has dozens of threads, and glibc gives them heaps of their own: with one for all a site takes 20 to 35 MB less.
 MEMORY_SETTINGS = {"MALLOC_ARENA_MAX": "1"}
+
+
+@dataclass
+class Quiet:
+    """For how long nothing has changed, in time that this process has lived through.
+
+    A laptop that sleeps, or a process that is stopped, makes clocks jump: that is no time in which a site could have
+    answered.
+    """
+
+    seconds: float = 0.0
+    _last: float | None = None
+    _seen: object = None
+
+    def look(self, now: float, seen: object) -> float:
+        """Seconds since what is seen has changed last. `now`: of a clock that never goes back."""
+        step = 0.0 if self._last is None else min(now - self._last, STEP_SECONDS)
+        self.seconds = self.seconds + step if seen == self._seen else 0.0
+        self._last, self._seen = now, seen
+        return self.seconds
 
 
 def run_simulator(
@@ -53,7 +79,7 @@ def run_simulator(
 def _wait(
     run: Run, process: subprocess.Popen, token: str, stall_timeout: float | None, bar: tqdm
 ) -> dict[str, Any] | None:
-    started, ended, size = time.time(), math.inf, 0
+    quiet, ended, size = Quiet(), math.inf, 0
     while (code := process.poll()) is None:
         time.sleep(POLL_SECONDS)
         size = _advance(bar, run, size)
@@ -65,9 +91,9 @@ def _wait(
             ended = min(ended, time.monotonic())
             if _all_finalized(run) or time.monotonic() - ended > END_SECONDS:
                 return None
-        quiet = time.time() - state.get("time", started)
-        if stall_timeout is not None and quiet > stall_timeout:
-            return _describe_stall(run, token, quiet)
+        silent = quiet.look(time.monotonic(), state.get("time"))
+        if stall_timeout is not None and silent > stall_timeout:
+            return _describe_stall(run, token, silent)
     return _describe_end(run.state, code)
 
 
@@ -75,11 +101,14 @@ def _describe_end(state: dict[str, Any], code: int) -> dict[str, Any] | None:
     """Why the simulator ended by itself; None where the files have to tell."""
     if state.get("failure"):
         return state["failure"]
-    if code not in FLARE_CODES:
-        return {"reason": f"the simulator's process ended with code {code}, killed perhaps or out of memory"}
+    if code not in SIMULATOR_CODES:
+        return {
+            "reason": f"the simulator's process ended with code {code}, killed perhaps or out of memory",
+            "code": code,
+        }
     if len(state.get("open", {})) == 1:  # with fewer threads than sites FLARE ends with the site that it has lost
         ((site, task),) = state["open"].items()
-        return {"reason": PROCESS_ENDED, "site": site, "task": task["task"]}
+        return {"reason": PROCESS_ENDED, "site": site, "task": task["task"], "since": task["since"]}
     return None
 
 
@@ -88,30 +117,54 @@ def _all_finalized(run: Run) -> bool:
     return all((run.site_folder(site) / "guard" / "state.json").is_file() for site in sites)
 
 
-def _describe_stall(run: Run, token: str, quiet: float) -> dict[str, Any]:
-    waiting = run.state.get("open", {})
-    for process in keeper.family(token):
-        if any(site in process.cmdline() for site in waiting):
-            process.send_signal(signal.SIGUSR1)  # SiteGuard answers with the stack
+def _describe_stall(run: Run, token: str, silent: float) -> dict[str, Any]:
+    """Who has not answered, or has not come for its task, and where it is."""
+    state, processes = run.state, _processes_of_sites(token)
+    here = [site for site in run.sites if site not in state.get("lost", {})]
+    waiting = {site: task["task"] for site, task in state.get("open", {}).items()}
+    frozen = [site for site in here if _is_stopped(processes.get(site))]
+    who = list(waiting) or frozen or [site for site in here if site not in state.get("asked", [])]
+    stacks = _ask_for_stacks(run, {site: processes[site] for site in who or here if site in processes})
+    after = f"for {silent:.0f} s (stall_timeout)"
+    what = "not answered" if waiting else "not come for its task"
+    if len(who) == 1:
+        how = "is stopped (SIGSTOP, or a debugger)" if who[0] in frozen else "is alive"
+        reason = f"it has {what} {after}, though its process {how}"
+        return {"reason": reason, "site": who[0], "task": waiting.get(who[0]), "details": stacks}
+    each = f": each of {', '.join(who)} has {what}" if who else ""
+    return {"reason": f"nothing has happened {after}{each}", "details": stacks}
+
+
+def _processes_of_sites(token: str) -> dict[str, psutil.Process]:
+    return {site: process for process in keeper.family(token) if (site := site_of(process))}
+
+
+def _is_stopped(process: psutil.Process | None) -> bool:
+    try:
+        return process is not None and process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
+
+
+def _ask_for_stacks(run: Run, processes: dict[str, psutil.Process]) -> str:
+    """Where each site's process is, as SiteGuard writes it when it gets the signal."""
+    for process in processes.values():
+        try:
+            process.send_signal(signal.SIGUSR1)
+        except psutil.Error:  # it has ended meanwhile
+            continue
     time.sleep(LOG_SECONDS)
-    stacks = [f"{site} is here:\n{stack_of(run, site)}" for site in waiting]
-    reason = f"it has not answered for {quiet:.0f} s (stall_timeout), though its process is alive"
-    if len(waiting) == 1:
-        ((site, task),) = waiting.items()
-        return {"reason": "\n".join([reason, *stacks]), "site": site, "task": task["task"]}
-    who = ", ".join(waiting) or "no site"
-    reason = f"nothing has happened for {quiet:.0f} s (stall_timeout): {who} was asked for something"
-    return {"reason": "\n".join([reason, *stacks])}
+    return "\n".join(f"{site} is here:\n{stack}" for site in processes if (stack := stack_of(run, site)))
 
 
 @contextmanager
-def _kept(command: list[str], token: str, folder: Path, log: object) -> Iterator[subprocess.Popen]:
+def _kept(command: Sequence[str], token: str, folder: Path, log: object) -> Iterator[subprocess.Popen]:
     """A command whose every process ends with this block, or with this process, however either is left."""
     keep = [sys.executable, keeper.__file__, token, *command]
     process = subprocess.Popen(
         keep,
         cwd=folder,
-        env=os.environ | FLARE_SETTINGS | MEMORY_SETTINGS,
+        env=os.environ | SIMULATOR_SETTINGS | MEMORY_SETTINGS,
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -122,20 +175,24 @@ def _kept(command: list[str], token: str, folder: Path, log: object) -> Iterator
     finally:
         process.stdin.close()  # the keeper ends the family
         process.wait()
-        keeper.end_family(token)  # in case that the keeper itself was killed
+        if left := keeper.end_family(token):  # in case that the keeper itself was killed
+            pids = ", ".join(str(one.pid) for one in left)
+            logger.warning("These processes of the run cannot be ended, look at them with ps: %s", pids)
 
 
 @contextmanager
 def _plain_paths(folder: Path) -> Iterator[tuple[Path, str]]:
     """The folder and the interpreter by paths that FLARE can split at spaces: links, where theirs are not plain."""
-    if PLAIN_PATH.fullmatch(str(folder)) and PLAIN_PATH.fullmatch(sys.executable):
-        yield folder, sys.executable
+    # ../venv/bin/python without its dots, and not resolved: what a virtual environment links to is not in it
+    python = Path(os.path.abspath(sys.executable))  # noqa: PTH100
+    if PLAIN_PATH.fullmatch(str(folder)) and PLAIN_PATH.fullmatch(str(python)):
+        yield folder, str(python)
         return
     with tempfile.TemporaryDirectory(prefix="flare-") as name:
         link, home = Path(name, "run"), Path(name, "python")
         link.symlink_to(folder, target_is_directory=True)
-        home.symlink_to(sys.prefix, target_is_directory=True)
-        yield link, str(home / Path(sys.executable).relative_to(sys.prefix))
+        home.symlink_to(python.parents[1], target_is_directory=True)
+        yield link, str(home / python.parent.name / python.name)
 
 
 def _advance(bar: tqdm, run: Run, size: int) -> int:
@@ -151,6 +208,8 @@ def _advance(bar: tqdm, run: Run, size: int) -> int:
     done = int(rounds["round"].max()) + 1
     if done > bar.n:
         bar.update(done - bar.n)
-        if "accuracy" in rounds:
-            bar.set_postfix_str(f"validation accuracy {mean_by_round(rounds, 'accuracy').iloc[-1]:.1%}")
+        with suppress(ResultsError):  # of several metrics none decides
+            metric, means = run.metric, mean_by_round(rounds, run.metric.name)
+            mean = metric.format(means.iloc[-1], metric.is_fraction(means))
+            bar.set_postfix_str(f"{metric.name} {mean} on validation data")
     return now
