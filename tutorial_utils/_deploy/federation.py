@@ -21,7 +21,7 @@ from tutorial_utils._deploy.logs import bring_error_logs
 from tutorial_utils._deploy.names import safe_name
 from tutorial_utils._deploy.result import judge, unpack
 from tutorial_utils._simulate import guard
-from tutorial_utils._simulate.job_folder import JobFolder, place_job
+from tutorial_utils._simulate.job_folder import JobFolder, name_of, place_job
 from tutorial_utils.errors import DeploymentError
 from tutorial_utils.results import Run
 from tutorial_utils.simulate import fresh_folder
@@ -88,7 +88,7 @@ class Federation:
         if sites is not None:
             address(copy.path, sites, with_code=not installed)
         job_id = self.admin.submit(copy.path)
-        self._rounds[job_id] = len(copy.rounds)
+        self._rounds[job_id] = len(copy.asked.rounds)
         return job_id
 
     def _who_is_there(self) -> tuple[str, ...] | None:
@@ -210,13 +210,10 @@ class Federation:
 
 
 def place(job: FedJob | str | Path, folder: Path, min_sites: int | None = None) -> JobFolder:
-    """Our own copy of a job in a fresh folder, with the guard."""
+    """Our own copy of a job in a fresh folder, with the guard, and with the parts that write what a Run reads."""
     copy = place_job(job, folder)
+    copy.add_writers()
+    settings = {"min_sites": min_sites, "filtered": copy.filtered()}
     kinds = f"{pulse.__name__}.ServerPulse", f"{pulse.__name__}.SitePulse"
-    copy.add("guard", (kinds[0], {"min_sites": min_sites}), (kinds[1], {}), guard, pulse)
+    copy.add("guard", (kinds[0], settings), (kinds[1], {}), guard, pulse)
     return copy
-
-
-def name_of(job: FedJob | str | Path) -> str:
-    """What a job, or the folder of an exported one, is called."""
-    return job.name if isinstance(job, FedJob) else Path(job).resolve().name

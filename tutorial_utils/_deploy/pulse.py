@@ -2,12 +2,13 @@
 
 FLARE 2.9 waits for ever for a site that was started again before the server missed it (the server takes it for alive,
 and the job's process at the site is gone). So the guard asks every site, over FLARE's own messages, whether it lives.
-This file ships with the job. It imports nvflare and the guard alone.
+This file ships with the job. It imports nvflare and the guards alone.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from nvflare.apis.event_type import EventType
@@ -16,7 +17,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
-from tutorial_utils._simulate.guard import ServerGuard, SiteGuard
+from tutorial_utils._simulate.guard import ServerGuard
+from tutorial_utils._simulate.guard_site import SiteGuard
 
 TOPIC = "tutorial_utils.pulse"
 GROUP = "guard"  # the heading of the guard's figures in FLARE's command show_stats
@@ -35,16 +37,17 @@ class ServerPulse(ServerGuard):
     """The guard of a server whose sites are elsewhere: asks them, where ServerGuard looks at their processes.
 
     Args:
-        min_sites: as in ServerGuard.
+        min_sites, filtered: as in ServerGuard.
         absent_seconds: a site that has not answered for so long is lost; one that is not yet up has longer.
     """
 
     loss = "it does not answer any more (its process ended, its machine or its network is down)"
 
-    def __init__(self, min_sites: int | None = None, absent_seconds: float = 10.0) -> None:
-        super().__init__(min_sites=min_sites)
+    def __init__(
+        self, min_sites: int | None = None, filtered: Sequence[str] = (), absent_seconds: float = 10.0
+    ) -> None:
+        super().__init__(min_sites=min_sites, filtered=filtered)
         self.absent_seconds = absent_seconds
-        self._told: set[tuple[str, str]] = set()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
@@ -58,39 +61,27 @@ class ServerPulse(ServerGuard):
         collector.add_info(GROUP, told)
 
     def _watch(self) -> None:
-        try:
-            self._ask_until_over()
-        except Exception as error:  # a guard that is gone would let the job wait for ever
-            if not self._over.is_set():
-                with self._engine.new_context() as fl_ctx:
-                    self._fail(f"the guard cannot ask the sites ({type(error).__name__}: {error})", fl_ctx)
-
-    def _ask_until_over(self) -> None:
         begun = time.monotonic()
         heard: dict[str, float] = {}  # when each site answered last
         while not self._over.wait(ASK_SECONDS):
-            with self._engine.new_context() as fl_ctx:
-                everybody = [site.name for site in self._engine.get_clients()]
-                up = [site for site in self._state["served"] if site not in self._state["lost"]]
-                answers = (
-                    self._engine.send_aux_request(up, TOPIC, Shareable(), ANSWER_SECONDS, fl_ctx, True) if up else {}
-                )
-                now = time.monotonic()
-                heard |= {site: now for site in up if site not in heard or _is_ok((answers or {}).get(site))}
-                for site in [site for site in everybody if site not in self._state["lost"]]:
-                    limit = self.absent_seconds if site in heard else UP_SECONDS
-                    if now - heard.get(site, begun) > limit:
-                        self._lose(site, len(everybody))
-                self._tell_workflow(fl_ctx)
+            everybody = [site.name for site in self._engine.get_clients()]
+            up = [site for site in self._state["served"] if site not in self._state["lost"]]
+            answered = self._ask(up)
+            now = time.monotonic()
+            heard |= {site: now for site in up if site not in heard or site in answered}
+            for site in [site for site in everybody if site not in self._state["lost"]]:
+                limit = self.absent_seconds if site in heard else UP_SECONDS
+                if now - heard.get(site, begun) > limit:
+                    self._lose(site, len(everybody))
+            self._tell_of_lost()
 
-    def _tell_workflow(self, fl_ctx: FLContext) -> None:
-        """Which sites are lost: once to each workflow, for each keeps a list of its own, and logs what it is told."""
-        workflow = self._runner.current_wf
-        for site in self._state["lost"]:
-            if workflow and (workflow.id, site) not in self._told:
-                self._runner.handle_dead_job(site, fl_ctx)
-                if self._runner.current_wf is workflow:  # it was the one that has heard it
-                    self._told.add((workflow.id, site))
+    def _ask(self, sites: Sequence[str]) -> set[str]:
+        """Those of the sites that have answered that they live."""
+        if not sites:
+            return set()
+        with self._engine.new_context() as fl_ctx:
+            answers = self._engine.send_aux_request(sites, TOPIC, Shareable(), ANSWER_SECONDS, fl_ctx, True) or {}
+        return {site for site, answer in answers.items() if _is_ok(answer)}
 
 
 def _is_ok(answer: object) -> bool:
