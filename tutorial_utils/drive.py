@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -207,6 +207,7 @@ def score_models(learner: PTModelLearner, models: Mapping[str, Params], sites: S
             found = {name: judge.validate(_task(judge, params, {})).metrics for name, params in models.items()}
         cells[site] = {name: scores[metric.name] for name, scores in found.items()}
     frame = pd.DataFrame(cells, index=list(models), columns=list(sites), dtype=float).T
+    frame.attrs["metric"] = asdict(metric)  # by which plots draw it, as Run.cross_site
     return frame.rename_axis(index="test data of", columns="model")
 
 
