@@ -440,7 +440,7 @@ def test_a_provisioned_run_is_the_simulators_to_the_bit(federation: LocalFederat
     assert jobs["name"].iloc[-1] == "modellearner" and jobs["status"].iloc[-1] == "FINISHED:COMPLETED"
     job_id = jobs["job_id"].iloc[-1]
     federation.wait_for_round(job_id, 2)  # that it has ended since is no reason to deny what it did
-    with pytest.raises(DeploymentError, match="FINISHED:COMPLETED after 2 of 3 rounds"):
+    with pytest.raises(DeploymentError, match="finished 2 of 3 rounds, it is FINISHED:COMPLETED"):
         federation.wait_for_round(job_id, 3)
     assert federation.admin.error_logs(job_id) == {}
 

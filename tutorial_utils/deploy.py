@@ -17,10 +17,11 @@ from pathlib import Path
 from nvflare.job_config.api import FedJob
 
 from tutorial_utils._deploy.apps import Review, look_through
-from tutorial_utils._deploy.federation import Federation, name_of, place
+from tutorial_utils._deploy.federation import Federation, place
 from tutorial_utils._deploy.kits import check_path, find_data, give_data, make_kits, names_in, read_project
 from tutorial_utils._deploy.local import LocalFederation
 from tutorial_utils._deploy.poc import run_in_poc
+from tutorial_utils._simulate.job_folder import name_of
 from tutorial_utils.errors import DeployedRunError, DeploymentError
 from tutorial_utils.simulate import fresh_folder
 from tutorial_utils.sites import check_site_names

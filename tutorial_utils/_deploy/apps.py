@@ -15,7 +15,8 @@ from typing import Any
 
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 
-from tutorial_utils._simulate.guard import write_json
+from tutorial_utils import _flare
+from tutorial_utils._simulate.guard_files import write_json
 from tutorial_utils._simulate.job_folder import CLIENT_CONFIG, SERVER_CONFIG
 from tutorial_utils.errors import DeploymentError, JobError
 
@@ -104,7 +105,7 @@ def address(folder: Path, sites: Sequence[str], with_code: bool) -> None:
             names = here
         if names:
             apps[app] = names
-    write_json(folder / "meta.json", meta | {"deploy_map": apps})
+    _write_meta(folder, meta | {"deploy_map": apps})
 
 
 def _split_off_server(folder: Path, app: str) -> str:
@@ -125,4 +126,10 @@ def _participants(targets: object) -> list[str]:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    return _flare.read_config(_flare.find_config(folder, "meta"))
+
+
+def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    """As JSON, in place of what was there in another format."""
+    _flare.find_config(folder, "meta").unlink()
+    write_json(folder / "meta.json", meta)

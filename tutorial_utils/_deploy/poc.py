@@ -12,10 +12,11 @@ from pathlib import Path
 from nvflare.job_config.api import FedJob
 
 from tutorial_utils._deploy.apps import address, choose_sites
-from tutorial_utils._deploy.federation import Federation, name_of, place
+from tutorial_utils._deploy.federation import Federation, place
 from tutorial_utils._deploy.kits import admin_of, check_path, copy_project
 from tutorial_utils._deploy.services import Kept
-from tutorial_utils._simulate.guard import write_json
+from tutorial_utils._simulate.guard_files import write_json
+from tutorial_utils._simulate.job_folder import name_of
 from tutorial_utils.errors import DeploymentError
 from tutorial_utils.results import Run
 from tutorial_utils.simulate import fresh_folder

@@ -21,7 +21,7 @@ from typing import Any
 from nvflare.job_config.api import FedJob
 from nvflare.recipe import PocEnv
 
-from tutorial_utils._simulate.guard import write_json
+from tutorial_utils._simulate.guard_files import write_json
 
 LOGIN_SECONDS = 60.0
 
