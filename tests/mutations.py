@@ -1,0 +1,507 @@
+"""What must not live: each breaks the code in one place, and names the tests that should notice. See mutate.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A change of a line or two.
+
+    Attributes:
+        file: from the project's root.
+        old, new: the text in it (there once), and what stands there instead.
+        tests: what pytest is given: the narrowest that should notice.
+        lives: why it may live, where no test can tell; None for all that must not.
+    """
+
+    id: str
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    lives: str | None = None
+
+
+def at(module: str, *tests: str) -> tuple[str, ...]:
+    """All tests of a file, or some by name."""
+    return tuple(f"tests/test_{module}.py::{test}" for test in tests) or (f"tests/test_{module}.py",)
+
+
+LEARNER, KEEP, VALUES = (f"tutorial_utils/{name}.py" for name in ("learner", "keep", "values"))
+JOB, CHECKS, SHIP = (f"tutorial_utils/{name}.py" for name in ("job", "_checks", "_ship"))
+DRIVE, ANSWERS, METRIC = (f"tutorial_utils/{name}.py" for name in ("drive", "_answers", "metric"))
+SCRIPT, RESULTS = "code/dl/train.py", "tutorial_utils/results.py"
+
+THE_LEARNER = [
+    Mutation(
+        "L1",
+        "cross-site evaluation scores valid, not test",
+        LEARNER,
+        "self.valid_split if before_training else self.test_split",
+        "self.valid_split",
+        at("learner"),
+    ),
+    Mutation(
+        "L2",
+        "ties: the latest instead of the first best",
+        KEEP,
+        'not self.metric.better(score, self.load()["score"])',
+        'self.metric.better(self.load()["score"], score)',
+        at("keep"),
+    ),
+    Mutation(
+        "L3",
+        "nothing is seeded before training",
+        LEARNER,
+        "        seed_everything(self.seed_of_round())\n        self._batches = None\n",
+        "        self._batches = None\n",
+        at("learner"),
+    ),
+    Mutation(
+        "L3b",
+        "nothing is seeded before validation",
+        LEARNER,
+        "        seed_everything(self.seed_of_round())  # a script may draw where it validates\n",
+        "",
+        at("learner"),
+    ),
+    Mutation("L3c", "torch is not seeded", LEARNER, "    torch.manual_seed(seed)\n", "", at("learner")),
+    Mutation("L3d", "Python's random is not seeded", LEARNER, "    random.seed(seed)\n", "", at("learner")),
+    Mutation(
+        "L4",
+        "the weight reported is 1",
+        LEARNER,
+        "FLMetaKey.NUM_STEPS_CURRENT_ROUND: weight,",
+        "FLMetaKey.NUM_STEPS_CURRENT_ROUND: 1,",
+        at("learner"),
+    ),
+    Mutation(
+        "L5",
+        "the threads setting is ignored",
+        LEARNER,
+        "        torch.set_num_threads(self.threads)\n",
+        "",
+        at("learner"),
+    ),
+    Mutation(
+        "L6",
+        "save_safely is not atomic",
+        KEEP,
+        "    torch.save(value, half_written)\n    half_written.replace(path)",
+        "    torch.save(value, path)",
+        at("keep"),
+    ),
+    Mutation("L7", "to_numpy shares memory with the net", VALUES, ".numpy().copy() for", ".numpy() for", at("values")),
+    Mutation(
+        "L8",
+        "finalize keeps the net",
+        LEARNER,
+        '        self.net = None\n        self.info("is done")',
+        '        self.info("is done")',
+        at("learner"),
+    ),
+    Mutation(
+        "L9",
+        "the last instead of the best local model",
+        KEEP,
+        'if self.path.is_file() and not self.metric.better(score, self.load()["score"]):',
+        "if False:",
+        at("keep"),
+    ),
+    Mutation(
+        "M1",
+        "a metric's direction is ignored",
+        METRIC,
+        "return score > than if self.higher_is_better else score < than",
+        "return score > than",
+        at("metric"),
+    ),
+    Mutation(
+        "M2",
+        "NaN stays the best for ever",
+        METRIC,
+        "            return math.isfinite(score)\n",
+        "            return False\n",
+        at("metric"),
+    ),
+    Mutation(
+        "S3",
+        "a round takes the state that it left itself",
+        KEEP,
+        "before is None or number < before",
+        "before is None or number <= before",
+        at("keep"),
+    ),
+    Mutation("S4", "the state of the round before is not kept", KEEP, "[-2:]", "[-1:]", at("keep")),
+    Mutation(
+        "S5",
+        "no state is kept",
+        LEARNER,
+        "            kept.save(self.current_round or 0, state, local)\n",
+        "            pass\n",
+        at("learner"),
+    ),
+    Mutation(
+        "K2",
+        "what stays at home is sent",
+        LEARNER,
+        "params=self._shared(self.params()), meta=meta)",
+        "params=self.params(), meta=meta)",
+        at("learner"),
+    ),
+    Mutation(
+        "K3",
+        "what stays at home is overwritten by what comes",
+        LEARNER,
+        "self.net.load_state_dict(own | local | came)",
+        "self.net.load_state_dict(own | came)",
+        at("learner"),
+    ),
+    Mutation(
+        "K4",
+        "its own best model comes home without what stayed here",
+        LEARNER,
+        "        if owner == self.site_name:",
+        "        if owner is None:",
+        at("learner"),
+    ),
+    Mutation(
+        "N1",
+        "a watched loader does not stop",
+        LEARNER,
+        "            if self.learner.is_aborted():\n                return\n            self.learner._batches += 1",
+        "            self.learner._batches += 1",
+        at("learner"),
+    ),
+    Mutation(
+        "N2",
+        "batches are counted on from round to round",
+        LEARNER,
+        "        self._batches = None\n        trained",
+        "        trained",
+        at("learner"),
+    ),
+    Mutation(
+        "N3",
+        "a model of an aborted round is kept",
+        LEARNER,
+        "            return ReturnCode.TASK_ABORTED\n",
+        "            self.keep_if_best()\n            return ReturnCode.TASK_ABORTED\n",
+        at("learner"),
+    ),
+    Mutation(
+        "N4",
+        "seeds are the same in every round",
+        LEARNER,
+        "return round_seed(self.seed, self.site_name, self.current_round or 0)",
+        "return round_seed(self.seed, self.site_name, 0)",
+        at("learner"),
+    ),
+    Mutation(
+        "D3",
+        "weights of another shape pass a test drive",
+        ANSWERS,
+        "    if array.shape != sent.shape:\n",
+        "    if False:\n",
+        at("drive"),
+    ),
+    Mutation(
+        "D4",
+        "a proof looks at the last entry alone",
+        DRIVE,
+        "            first = first or name\n",
+        "            first = name\n",
+        at("drive"),
+    ),
+    Mutation(
+        "D5",
+        "a NaN is lost in the largest difference",
+        DRIVE,
+        "float(np.max([apart, ",
+        "float(np.nanmax([apart, ",
+        at("drive"),
+    ),
+]
+
+THE_JOB = [
+    Mutation(
+        "B2",
+        "the best global model by the sites' steps",
+        JOB,
+        "IntimeModelSelector(key_metric=metric.name, ",
+        "IntimeModelSelector(key_metric=metric.name, weigh_by_local_iter=True, ",
+        at("build_job"),
+    ),
+    Mutation(
+        "B6",
+        "the selector does not know that lower is better",
+        JOB,
+        ", negate_key_metric=not metric.higher_is_better)",
+        ")",
+        at("build_job"),
+    ),
+    Mutation(
+        "B7",
+        "a job hands every site's own model to the others, whatever was asked",
+        JOB,
+        'asked = {} if which == "all" else {"submit_model_task_name": ""}',
+        "asked = {}",
+        at("build_job"),
+    ),
+    Mutation(
+        "B8",
+        "the first model is the net's memory itself",
+        CHECKS,
+        "value.detach().cpu().clone() for name, value in state.items()",
+        "value.detach().cpu() for name, value in state.items()",
+        at("build_job"),
+    ),
+    Mutation(
+        "B9",
+        "a checkpoint keeps types that the net has not",
+        CHECKS,
+        "state[name].to(own[name].dtype).clone()",
+        "state[name].clone()",
+        at("build_job"),
+    ),
+    Mutation(
+        "B10",
+        "a relative path stays relative",
+        CHECKS,
+        "            setattr(part, name, str(Path(value).expanduser().resolve()))\n",
+        "            pass\n",
+        at("build_job"),
+    ),
+    Mutation(
+        "B11",
+        "filters of what leaves a site do not see its own model",
+        JOB,
+        'tasks=["train", "submit_model"], filter_type=FilterType.TASK_RESULT',
+        'tasks=["train"], filter_type=FilterType.TASK_RESULT',
+        at("build_job"),
+    ),
+    Mutation(
+        "C1",
+        "a package ships without its other files",
+        SHIP,
+        "            files |= {path: path.parent.relative_to(root).as_posix() for path in _whole(root / package)}\n",
+        "            pass\n",
+        at("ship"),
+    ),
+    Mutation(
+        "C2",
+        "a module that parses arguments at import is shipped",
+        SHIP,
+        'AT_IMPORT = ("parse_args", "parse_known_args", ',
+        "AT_IMPORT = (",
+        at("ship"),
+    ),
+    Mutation(
+        "C3",
+        "installed packages ship",
+        SHIP,
+        '        if first != "tutorial_utils" and _is_library(folder):\n            continue\n',
+        "",
+        at("ship"),
+    ),
+    Mutation(
+        "B4",
+        "the executor seeds nothing",
+        "code/fl/executor.py",
+        "        seed_everything(seed)\n",
+        "",
+        at("clients", "test_training_starts_from_the_seed_of_site_and_round"),
+    ),
+    Mutation(
+        "B12",
+        "the Client API script seeds nothing",
+        "code/fl/client_api.py",
+        "    seed_everything(seed)\n",
+        "",
+        at("clients", "test_training_starts_from_the_seed_of_site_and_round"),
+    ),
+]
+
+THE_SCRIPT_AND_THE_DATA = [
+    Mutation(
+        "T1",
+        "the script chooses its epoch on TEST images",
+        SCRIPT,
+        'valid = evaluate(net, data.valid)["accuracy"]',
+        'valid = evaluate(net, data.test)["accuracy"]',
+        at("train"),
+    ),
+    Mutation(
+        "T2",
+        "the script keeps the last epoch, not the best",
+        SCRIPT,
+        "        if valid >= best:\n            best = valid\n            torch.save(net.state_dict(), args.out)",
+        "        torch.save(net.state_dict(), args.out)",
+        at("train"),
+    ),
+    Mutation("T3", "no net.train()", SCRIPT, "        net.train()  # each time", "        # each time", at("train")),
+    Mutation(
+        "P1",
+        "every try draws the same shares",
+        "tutorial_utils/partition.py",
+        "value, (seed, attempt))",
+        "value, (seed, 0))",
+        at("partition"),
+    ),
+    Mutation(
+        "P2",
+        "a site may have no valid or test image",
+        "tutorial_utils/partition.py",
+        'least = {"train": card["min_images"], "valid": 1, "test": 1}',
+        'least = {"train": card["min_images"], "valid": 0, "test": 0}',
+        at("partition"),
+    ),
+    Mutation(
+        "P3",
+        "a rounding debt is not paid back",
+        "tutorial_utils/shares.py",
+        "        owed[rounded_up] -= 1\n",
+        "",
+        at("partition"),
+    ),
+    Mutation(
+        "F1",
+        "new_folder swallows any error of a rename",
+        "tutorial_utils/folder.py",
+        "            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):\n                raise",
+        "            pass",
+        at("data"),
+    ),
+    Mutation("D1", "a subset is unsorted", "tutorial_utils/data.py", "array[np.sort(few)]", "array[few]", at("data")),
+    Mutation(
+        "D2",
+        "a subset is made anew each time",
+        "tutorial_utils/data.py",
+        "    if ready := _prepared(target, dataset.name):\n        if ready",
+        "    if ready := None:\n        if ready",
+        at("data"),
+    ),
+    Mutation(
+        "B1",
+        "a score on VALID images",
+        "code/fl/by_hand.py",
+        "load_data(folder).test for",
+        "load_data(folder).valid for",
+        at("by_hand"),
+    ),
+    Mutation(
+        "B5",
+        "a study's workers use all threads",
+        "tutorial_utils/study.py",
+        "    torch.set_num_threads(1)\n",
+        "",
+        at("study"),
+    ),
+]
+
+THE_AVERAGE = [
+    Mutation(
+        "A1",
+        "the aggregator does not sort",
+        "tutorial_utils/algorithms/aggregator.py",
+        "for site in sorted(held)",
+        "for site in held",
+        at("aggregator"),
+    ),
+    Mutation(
+        "A2",
+        "held updates are never dropped",
+        "tutorial_utils/algorithms/aggregator.py",
+        "held, self._held = self._held, {}",
+        "held = self._held",
+        at("aggregator"),
+    ),
+    Mutation(
+        "A3",
+        "a late update is averaged",
+        "tutorial_utils/algorithms/aggregator.py",
+        "        if sent != now:\n",
+        "        if False:\n",
+        at("aggregator"),
+    ),
+    Mutation(
+        "A4",
+        "what all sites send alike moves in its last digits",
+        "tutorial_utils/algorithms/aggregator.py",
+        "    if all(np.array_equal(first, other, equal_nan=floats) for other in arrays[1:]):\n        return first\n",
+        "",
+        at("aggregator"),
+    ),
+    Mutation(
+        "A5",
+        "whole numbers become fractions",
+        "tutorial_utils/algorithms/aggregator.py",
+        "return np.asarray(mean if floats else np.rint(mean)).astype(kind, copy=False)",
+        "return np.asarray(mean)",
+        at("aggregator"),
+    ),
+    Mutation(
+        "B3",
+        "a hook acts on foreign optimizers",
+        "tutorial_utils/algorithms/steps.py",
+        'if any(id(param) in ours for group in optimizer.param_groups for param in group["params"]):',
+        "if True:",
+        at("algorithms", "test_only_the_steps_of_this_net_are_seen_and_only_inside"),
+    ),
+]
+
+THE_RESULTS = [
+    Mutation(
+        "R1",
+        "a fingerprint depends on the order of the dict",
+        RESULTS,
+        "    for name in sorted(state):\n",
+        "    for name in state:\n",
+        at("results"),
+    ),
+    Mutation(
+        "R2",
+        "a fingerprint ignores names, types and shapes",
+        RESULTS,
+        '        digest.update(f"{name} {array.dtype} {array.shape}".encode())\n',
+        "",
+        at("results"),
+    ),
+    Mutation(
+        "R3",
+        "the mean of a round is not weighted",
+        RESULTS,
+        'weights = told["weight"].fillna(0).astype(float)',
+        'weights = told["weight"].fillna(0).astype(float) * 0 + 1',
+        at("results"),
+    ),
+    Mutation(
+        "R4",
+        "of two checkpoints the older is taken",
+        RESULTS,
+        "return found[max(whole)] if whole else None",
+        "return found[min(whole)] if whole else None",
+        at("results"),
+    ),
+    Mutation(
+        "PL1",
+        "a band from the median, not the lowest",
+        "tutorial_utils/_draw.py",
+        'spread = by_x.agg(["mean", "min", "max"])',
+        'spread = by_x.agg(["mean", "median", "max"])',
+        at("plots"),
+    ),
+    Mutation(
+        "PL2",
+        "all boxes of the matrix in the first row",
+        "tutorial_utils/plots.py",
+        "sites.index(site) - 0.46",
+        "0 - 0.46",
+        at("plots"),
+    ),
+]
+
+MUTATIONS = [*THE_RESULTS, *THE_LEARNER, *THE_JOB, *THE_SCRIPT_AND_THE_DATA, *THE_AVERAGE]
