@@ -23,6 +23,7 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.abstract.model import make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.filters.exclude_vars import ExcludeVars
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.app_common.workflows.fedavg import FedAvg as FedAvgController
 from test_algorithms import Server
@@ -154,6 +155,14 @@ def test_an_algorithm_s_part_at_the_sites_needs_a_learner_that_asks_for_it(algor
 
     with pytest.raises(JobError, match=f"{algorithm.name} .* a PTModelLearner, and CIFAR10Executor is none"):
         build_job(CIFAR10Executor("data"), make_net(), algorithm=algorithm)
+
+
+def test_a_part_s_argument_that_a_job_cannot_write_is_said() -> None:
+    """FLARE's ExcludeVars makes a pattern of a text, and its job brings along half of Python's library for that."""
+    with pytest.raises(JobError, match="ExcludeVars's argument exclude_vars is a Pattern, which a job cannot write"):
+        build_job(TinyLearner(), make_net(), site_filters=[ExcludeVars("0.*")])
+    names = ["0.running_mean", "0.running_var"]
+    build_job(TinyLearner(), make_net(), site_filters=[ExcludeVars(names)], workflow=FedAvgController(num_clients=2))
 
 
 # --- what ships ---

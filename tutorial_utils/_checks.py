@@ -150,6 +150,15 @@ def check_arguments(part: object) -> None:
             part._always_serialize_args = (*getattr(part, "_always_serialize_args", ()), name)
 
 
+def check_written(part: object) -> None:
+    """JobError for an argument of one of FLARE's parts, or of a reader's, that FLARE would write as something else."""
+    for name, parameter in get_component_init_parameters(part).items():
+        kept = vars(part).get(name, vars(part).get(f"_{name}", parameter.default))
+        is_default = kept is parameter.default or (isinstance(kept, (str, int, float)) and kept == parameter.default)
+        if not is_default and (odd := _find_odd(kept, name)):
+            raise JobError(f"{type(part).__name__}'s argument {name} {odd}.")
+
+
 def _find_odd(value: Any, name: str) -> str | None:  # noqa: ANN401
     """Why a job cannot write this value so that a site reads the same, None if it can."""
     kind = type(value).__name__

@@ -164,6 +164,9 @@ def build_job(
     algorithm, metric = _checks.choose_algorithm(learner, algorithm), _checks.choose_metric(learner, metric)
     _checks.check_one_metric(learner, metric)
     first = _checks.fit_checkpoint(net, checkpoint)
+    for part in (*site_filters, *server_filters, aggregator, selector, workflow):
+        if part is not None:
+            _checks.check_written(part)
     _checks.check_keep_local(learner, first)
     site_part = algorithm.site()
     job = _begin(learner, first, sites, rounds, name, metric, files)
