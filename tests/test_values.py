@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutorial_utils.values import LearnerError, as_number, plain, to_numpy
+from tutorial_utils.values import LearnerError, as_number, match_names, plain, to_numpy
 
 
 def test_arrays_are_copies_of_their_own() -> None:
@@ -155,3 +155,23 @@ def test_tensors_are_copies_without_a_graph() -> None:
 def test_what_cannot_be_kept_is_named(value: object) -> None:
     with pytest.raises(LearnerError, match=r"^state\['key'\] holds an? \w+: keep numbers, texts, tensors, lists"):
         plain(value, "key")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "found"),
+    [
+        ((), []),
+        (("norm.*",), ["norm.weight", "norm.bias"]),
+        ("norm.*", ["norm.weight", "norm.bias"]),  # a comma that was forgotten
+        (["*.bias", "norm.bias"], ["norm.bias", "head.bias"]),
+        ("head.bias", ["head.bias"]),
+    ],
+)
+def test_patterns_name_what_they_match_in_the_net_s_order(patterns: str | tuple[str, ...], found: list[str]) -> None:
+    assert match_names(["norm.weight", "norm.bias", "head.bias"], patterns) == found
+
+
+@pytest.mark.parametrize("patterns", ["norm", ("norm.*", "Head.*"), ("",)])
+def test_a_pattern_that_matches_nothing_is_a_sentence(patterns: str | tuple[str, ...]) -> None:
+    with pytest.raises(LearnerError, match=r"^keep_local names '.*', and the net has only norm\.weight, head\.bias\.$"):
+        match_names(["norm.weight", "head.bias"], patterns)
