@@ -8,6 +8,7 @@ import json
 import runpy
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from nvflare.apis.dxo import DXO, DataKind
@@ -35,12 +37,13 @@ from tutorial_utils.algorithms.fedopt import shapes_of
 from tutorial_utils.algorithms.fedprox import FedProxSite
 from tutorial_utils.algorithms.registry import FedAvg, FedOpt, FedProx, Scaffold
 from tutorial_utils.algorithms.scaffold import CHANGE, CONTROLS, WEIGHTS
-from tutorial_utils.drive import compare_with_script, placed, test_drive, train_alone
+from tutorial_utils.drive import compare_with_script, placed, score_models, test_drive, train_alone
 from tutorial_utils.errors import JobError
 from tutorial_utils.job import LearnerJob, build_evaluation, build_job
 from tutorial_utils.learner import LearnerError, PTModelLearner
 from tutorial_utils.metric import Metric
-from tutorial_utils.results import sha256
+from tutorial_utils.results import Run, sha256
+from tutorial_utils.simulate import simulate
 from tutorial_utils.values import to_numpy
 
 
@@ -119,6 +122,10 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: build_evaluation(TinyLearner(), {}), "no model to score"),
     (lambda: build_evaluation(TinyLearner(), {"my net": make_net()}), "A model cannot be called 'my net'"),
     (lambda: build_evaluation(TinyLearner(), {"a": nn.Linear}), "a is the class Linear: give an object"),
+    (
+        lambda: build_evaluation(TinyLearner(), {"b": make_net()}, sites=["a", "b"]),
+        "model .* 'b': a site has that name",
+    ),
     (lambda: build_evaluation(TinyLearner(), {"a": {"x": 3}}), "x .* is a int, and only arrays travel"),
 ]
 
@@ -727,3 +734,83 @@ def test_another_site_s_model_lacks_what_stays_there(tmp_path: Path) -> None:
     del part["1.bias"]
     assert score_at_a_site(AtHome(), tmp_path, "b", part) == whole, "with this site's own, as it began"
     assert score_at_a_site(TinyLearner(), tmp_path, "b", part) == whole, "a filter may have taken it out, too"
+
+
+# --- federations that are no plain FedAvg, in the simulator ---
+
+
+def run_job(job: LearnerJob, runs: Path, **more: Any) -> Run:
+    return simulate(job, runs=runs, progress=False, **more)
+
+
+def test_given_models_are_scored_by_sites_with_names_of_their_own(runs: Path) -> None:
+    models = {"first": make_net(1), "second": make_net(2).bfloat16(), "third": make_net(3)}
+    run = run_job(build_evaluation(TinyLearner(), models, sites=["b", "alpha"]), runs)
+    states = {name: net.state_dict() for name, net in models.items()}
+    expected = score_models(TinyLearner(), states, ["b", "alpha"])
+    assert run.sites == ("b", "alpha") and len(run.rounds) == 0
+    pd.testing.assert_frame_equal(run.cross_site[list(models)].loc[["b", "alpha"]], expected, check_names=False)
+    assert set(run.cross_site) == set(models)
+
+
+class Slow(TinyLearner):
+    def local_train(self) -> object:
+        if self.site_name == "site-3" and self.current_round == 0:
+            time.sleep(14)
+        return super().local_train()
+
+
+@pytest.mark.slow
+def test_a_round_goes_on_without_a_slow_site_and_drops_what_comes_late(runs: Path) -> None:
+    run = run_job(build_job(Slow(), make_net(), sites=3, min_sites=2, rounds=3, name="slow-site"), runs)
+    assert run.missing[0] == ("site-3",)
+    assert run.rounds["round"].max() == 2 and run.cross_site.notna().all(axis=None)
+    plain = run_job(build_job(TinyLearner(), make_net(), sites=2, rounds=1, name="quick"), runs)
+    first = run.rounds.query("round == 1 and site == 'site-1'")["loss"].item()
+    net = make_net()
+    net.load_state_dict(plain.global_model)
+    assert first == pytest.approx(score_models(TinyLearner(), {"m": net.state_dict()}, ["site-1"]).loc["site-1", "m"])
+
+
+@pytest.mark.slow
+def test_a_workflow_that_draws_its_sites_and_stops_when_it_is_good_enough(runs: Path) -> None:
+    workflow = FedAvgController(num_clients=2, num_rounds=30, stop_cond="loss <= 2.0")
+    run = run_job(build_job(TinyLearner(), make_net(), sites=3, workflow=workflow, name="drawn"), runs)
+    rounds = run.rounds.groupby("round")
+    assert (rounds.size() == 2).all() and len(rounds) < 30
+    assert all(len(names) == 1 for names in run.missing.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", [FedOpt(), Scaffold()], ids=lambda one: one.name)
+def test_parts_at_home_under_another_algorithm(algorithm: FedAvg, runs: Path, tmp_path: Path) -> None:
+    job = build_job(HomeLineLearner(), make_buffers(), sites=["a", "b"], rounds=3, algorithm=algorithm, name="at-home")
+    run = run_job(job, runs)
+    made, own = federate(HomeLineLearner, make_buffers(), algorithm, tmp_path)
+    for name, value in made.items():
+        np.testing.assert_allclose(run.global_model[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+    for site in ("a", "b"):
+        kept = torch.load(run.site_folder(site) / f"app_{site}" / "learner_state_2.pt", weights_only=True)["local"]
+        for name, value in kept.items():
+            np.testing.assert_allclose(value, own[site][name], rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_filter_that_takes_entries_out_leaves_them_at_the_server(runs: Path) -> None:
+    names = [name for name in make_net().state_dict() if name.startswith("0.")]
+    job = build_job(TinyLearner(), make_net(), rounds=2, site_filters=[ExcludeVars(names)], name="filtered")
+    run = run_job(job, runs)
+    for name, value in make_net().state_dict().items():
+        assert torch.equal(run.global_model[name], value) == (name in names), name
+    assert run.cross_site.notna().all(axis=None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cross_site", ["global", "none"])
+def test_no_site_s_own_model_leaves_for_another_where_that_is_asked(cross_site: str, runs: Path) -> None:
+    run = run_job(build_job(TinyLearner(), make_net(), rounds=2, cross_site=cross_site, name=cross_site), runs)
+    assert "submit_model" not in run.log("site-1")
+    if cross_site == "global":
+        assert list(run.cross_site) == ["global", "best global"]
+    else:
+        assert not run.cross_site_path.is_file()

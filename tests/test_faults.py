@@ -12,26 +12,29 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from nvflare.app_common.abstract.model_learner import ModelLearner
-from nvflare.app_common.executors.model_learner_executor import ModelLearnerExecutor
-from nvflare.job_config.api import FedJob
 
+from dl.train import Net
 from faults.faulty_learner import FaultyLearner
 from faults.faulty_learners import UnbuildableLearner
 from faults.unimportable_learner import UnimportableLearner
 from fl.by_hand import federated_averaging
-from fl.job import add_server, build_job
-from tutorial_utils import learner as shipped
+from fl.job import build_job
+from tutorial_utils import job as general
 from tutorial_utils.errors import SimulationError
+from tutorial_utils.job import LearnerJob
 from tutorial_utils.results import Run, sha256
+from tutorial_utils.settings import Training
 from tutorial_utils.simulate import simulate
 
 pytestmark = pytest.mark.slow
 NOTICE_SECONDS = 15.0
 ROUNDS = 3
+SMALL = Training(batch_size=8)
 RAISED = "ValueError: the disk of this site is full"
 
 # fault, what stands in the first line of the error, does the site leave a traceback?
@@ -86,18 +89,13 @@ def worker(site: str) -> psutil.Process | None:
     return None
 
 
-def make_job(learner: ModelLearner, sites: int = 2) -> FedJob:
-    job = FedJob(name="faults", min_clients=sites, meta_props={"custom_props": {"sites": sites}})
-    add_server(job, sites, ROUNDS, seed=0)
-    job.to_clients(learner, id="learner")
-    job.to_clients(ModelLearnerExecutor(learner_id="learner"), tasks=["train", "validate", "submit_model"])
-    job.add_file_to_clients(shipped.__file__, dest_dir="tutorial_utils")
-    return job
+def make_job(sites: list[Path], rounds: int, name: str) -> LearnerJob:
+    return build_job(sites[0].parent, rounds=rounds, training=SMALL, name=name)
 
 
-def make_faulty(sites: list[Path], fault: str, **settings: object) -> FedJob:
-    learner = {"learner": FaultyLearner, "fault": fault}
-    return build_job(sites[0].parent, rounds=ROUNDS, batch_size=8, name="faults", **learner, **settings)
+def make_faulty(sites: list[Path], fault: str, **settings: Any) -> LearnerJob:
+    learner = FaultyLearner(str(sites[0].parent), fault=fault, batch_size=8, **settings)
+    return general.build_job(learner, Net(), rounds=ROUNDS, name="faults")
 
 
 def first_line(error: SimulationError) -> str:
@@ -135,7 +133,7 @@ def test_a_learner_that_no_site_can_make(
 ) -> None:
     start = time.time()
     with pytest.raises(SimulationError) as caught:
-        simulate(make_job(learner()), runs=runs, progress=False)
+        simulate(general.build_job(learner(), Net(), rounds=ROUNDS, name="faults"), runs=runs, progress=False)
     assert "failed before its first task" in first_line(caught.value)
     assert text in first_line(caught.value)
     assert "Traceback" in str(caught.value)
@@ -153,6 +151,22 @@ def test_a_site_that_hangs_is_named_with_its_stack(
     seconds = time.time() - fault_time(caught.value)
     record_property("seconds", round(seconds, 1))
     assert 8 <= seconds < 8 + NOTICE_SECONDS
+
+
+def test_a_site_that_is_frozen_between_two_tasks_is_named(sites: list[Path], runs: Path) -> None:
+    """It has answered, and no task of it is open: it does not come for the next one."""
+    job = make_faulty(sites, "slow", site="site-1", at_round=0)
+    run = Run(runs / "frozen", (), 0.0)
+
+    def waits() -> bool:
+        return "site-2" in run.state.get("asked", []) and "site-2" not in run.state["open"] and run.state["open"] != {}
+
+    thread = when(waits, lambda: worker("site-2").suspend())
+    with pytest.raises(SimulationError) as caught:
+        simulate(job, runs=runs, progress=False, stall_timeout=6, name="frozen")
+    thread.join(1)
+    assert "site-2 failed in round 1: it has not come for its task for" in first_line(caught.value)
+    assert "though its process is stopped" in first_line(caught.value)
 
 
 def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
@@ -186,7 +200,7 @@ def test_a_process_that_is_killed_is_noticed(
         times.append(time.time())
         line[victim].kill()
 
-    job = build_job(sites[0].parent, rounds=50, batch_size=8, name=f"killed-{victim}")
+    job = make_job(sites, 50, f"killed-{victim}")
     thread = when(in_round(runs / job.name, 1), kill)
     with pytest.raises(SimulationError) as caught:
         simulate(job, runs=runs, progress=False)
@@ -203,7 +217,7 @@ def test_a_process_that_is_killed_is_noticed(
 def test_the_stop_button_ends_every_process_and_the_run_can_go_on(
     sites: list[Path], runs: Path, caplog: pytest.LogCaptureFixture, record_property: Callable[[str, object], None]
 ) -> None:
-    job = build_job(sites[0].parent, rounds=50, batch_size=8, name="stopped")
+    job = make_job(sites, 50, "stopped")
     times: list[float] = []
 
     def press() -> None:
@@ -218,7 +232,7 @@ def test_the_stop_button_ends_every_process_and_the_run_can_go_on(
     assert "resume_from" in caplog.text
     kept = Run(runs / "stopped", (), 0.0).rounds_kept
     assert kept >= 1
-    job = build_job(sites[0].parent, rounds=kept + 1, batch_size=8, name="again")
+    job = make_job(sites, kept + 1, "again")
     again = simulate(job, runs=runs, progress=False, resume_from=runs / "stopped")
     assert again.sha256 == sha256(federated_averaging(sites, kept + 1, batch_size=8))
     once_more = simulate(job, runs=runs, progress=False, resume_from=again)
@@ -237,7 +251,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {str(Path(build_job.__code__.co_filename).parents[1])!r})
 from fl.job import build_job
 from tutorial_utils.simulate import simulate
-simulate(build_job({str(sites[0].parent)!r}, rounds=50, batch_size=8, name={name!r}), runs={str(runs)!r})
+simulate(build_job({str(sites[0].parent)!r}, rounds=50, name={name!r}), runs={str(runs)!r})
 """
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     begun = in_round(runs / name, 1)
@@ -259,6 +273,7 @@ def test_min_sites_goes_on_without_a_lost_site(sites: list[Path], runs: Path) ->
     assert made.missing == {1: ("site-2",), 2: ("site-2",)}
     assert set(made.rounds.loc[made.rounds["round"] == 0, "site"]) == {"site-1", "site-2"}
     assert made.cross_site.loc["site-1", ["global", "site-1"]].notna().all()
+    assert made.log("server").count("received dead job report") < 10, "each workflow is told once or twice"
 
 
 def test_min_sites_that_cannot_be_kept_ends_the_run(sites: list[Path], runs: Path) -> None:
@@ -273,7 +288,7 @@ def test_an_error_in_a_learner_is_no_loss(sites: list[Path], runs: Path) -> None
 
 @pytest.mark.parametrize("fault", ["die", "raise in get_model"])
 def test_a_run_that_was_cut_goes_on_to_the_same_bits(fault: str, sites: list[Path], runs: Path) -> None:
-    job = build_job(sites[0].parent, rounds=ROUNDS, batch_size=8, name="whole")
+    job = make_job(sites, ROUNDS, "whole")
     whole = simulate(job, runs=runs, progress=False)
     with pytest.raises(SimulationError) as caught:
         simulate(make_faulty(sites, fault, at_round=2), runs=runs, progress=False)
@@ -291,7 +306,7 @@ def test_two_runs_at_once_do_not_touch_each_other(sites: list[Path], runs: Path)
     made: dict[int, Run] = {}
 
     def start(rounds: int) -> None:
-        job = build_job(sites[0].parent, rounds=rounds, batch_size=8, name="twins")
+        job = make_job(sites, rounds, "twins")
         made[rounds] = simulate(job, runs=runs, progress=False)
 
     with warnings.catch_warnings():
@@ -306,13 +321,13 @@ def test_two_runs_at_once_do_not_touch_each_other(sites: list[Path], runs: Path)
 
 def test_paths_with_spaces_and_other_letters(sites: list[Path], runs: Path) -> None:
     folder = runs / "Läufe der Klinik (A & B)"
-    made = simulate(build_job(sites[0].parent, rounds=1, batch_size=8), runs=folder, progress=False)
+    made = simulate(make_job(sites, 1, "spaces"), runs=folder, progress=False)
     assert made.folder.parent == folder
     assert made.cross_site.notna().all(axis=None)
 
 
 def test_fewer_threads_than_sites_give_the_same_bits_after_a_warning(sites: list[Path], runs: Path) -> None:
-    job = build_job(sites[0].parent, rounds=1, batch_size=8, name="threads")
+    job = make_job(sites, 1, "threads")
     many = simulate(job, runs=runs, progress=False)
     with pytest.warns(UserWarning, match="threads=1 for 2 sites"):
         one = simulate(job, runs=runs, progress=False, threads=1)

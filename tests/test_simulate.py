@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,21 +15,27 @@ import numpy as np
 import pytest
 import torch
 from nvflare.app_common.workflows.fedavg import FedAvg
+from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 from nvflare.job_config.api import FedJob
 from torch.utils.data import ConcatDataset
 
 from dl.train import Net, evaluate, load_data, make_loader, train
+from faults import odd_learner
 from fl.by_hand import federated_averaging
 from fl.job import build_job
+from tiny import TinyLearner, make_net
+from tutorial_utils import job as general
 from tutorial_utils._simulate.job_folder import place_job
 from tutorial_utils.data import Dataset
 from tutorial_utils.errors import TutorialError
+from tutorial_utils.job import LearnerJob
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.report import Report
 from tutorial_utils.results import Run, mean_by_round, sha256
 from tutorial_utils.settings import FAST, Training
 from tutorial_utils.simulate import simulate
 
+CODE = Path(build_job.__code__.co_filename).parents[1]
 SMALL = Training(batch_size=8)
 
 
@@ -201,6 +209,113 @@ def test_runs_get_folders_of_their_own(run: Run, runs: Path) -> None:
     from tutorial_utils.simulate import fresh_folder
 
     assert fresh_folder(runs, run.folder.name) != run.folder
+
+
+@pytest.fixture(scope="module")
+def hospitals(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three sites under names of their own."""
+    names = ["north", "south", "west"]
+    return split_dataset(digits.folder, names, alpha=1.0, seed=0, out=tmp_path_factory.mktemp("hospitals") / "sites")
+
+
+def names_of(folders: list[Path]) -> list[str]:
+    return [folder.name for folder in folders]
+
+
+def odd_job(folders: list[Path], rounds: int = 2, **more: Any) -> LearnerJob:
+    own = {name: more.pop(name) for name in ("slow", "blind", "idle", "seconds") if name in more}
+    learner = odd_learner.OddLearner(str(folders[0].parent), **own)
+    job = general.build_job(learner, odd_learner.OddNet(), sites=names_of(folders), rounds=rounds, **more)
+    job.add_file_to_clients(str(Path(odd_learner.__file__).with_name("watch.py")))
+    return job
+
+
+@pytest.fixture(scope="module")
+def odd(hospitals: list[Path], runs: Path) -> Run:
+    """All at once that is unusual and no fault (see OddLearner): one site measures nothing, another makes no step."""
+    return simulate(odd_job(hospitals, blind=["north"], idle=["south"], name="odd"), runs=runs, progress=False)
+
+
+def test_sites_run_under_their_own_names(odd: Run) -> None:
+    assert odd.sites == ("north", "south", "west")
+    assert list(odd.cross_site.index) == list(odd.sites) and odd.missing == {}
+    assert all(odd.log(site) for site in odd.sites)
+
+
+def test_in_the_average_all_stays_what_it_is(odd: Run) -> None:
+    first, last = odd_learner.OddNet().state_dict(), odd.global_model
+    assert {name: value.dtype for name, value in last.items()} == {name: value.dtype for name, value in first.items()}
+    for name in ("mask", "frozen.weight", "frozen.bias"):
+        assert torch.equal(last[name], first[name]), f"{name} to the bit: no site has changed it"
+    for name in ("norm.running_mean", "norm.num_batches_tracked"):
+        assert torch.equal(last[name], first[name]), f"{name} stays at the sites"
+    assert not torch.equal(last["head.weight"], first["head.weight"])
+
+
+def test_what_a_site_cannot_measure_is_an_empty_cell(odd: Run) -> None:
+    blind = odd.rounds["site"] == "north"
+    assert odd.rounds.loc[blind, "score"].isna().all() and odd.rounds.loc[~blind, "score"].notna().all()
+    assert odd.cross_site.loc["north"].isna().all() and odd.cross_site.drop("north").notna().all(axis=None)
+    assert odd.best_model is not None
+
+
+def test_a_site_that_makes_no_step_weighs_nothing(odd: Run, hospitals: list[Path], runs: Path) -> None:
+    weights = odd.rounds.groupby("site")["weight"].sum()
+    assert weights["south"] == 0 and weights["west"] > 0
+
+
+def test_a_learner_s_module_is_not_shadowed_by_one_of_the_runner_s(odd: Run) -> None:
+    assert all("watch is the learner's" in odd.log(site) for site in odd.sites)
+
+
+def test_a_job_that_draws_its_sites_and_stops_early_is_whole(hospitals: list[Path], runs: Path) -> None:
+    workflow = FedAvg(num_clients=2, num_rounds=20, stop_cond="score <= 1000")
+    job = odd_job(hospitals, workflow=workflow, cross_site="none", name="drawn")
+    run = simulate(job, runs=runs, progress=False)
+    assert run.rounds["round"].tolist() == [0, 0], "it was content with the first round"
+    assert [len(names) for names in run.missing.values()] == [1], "and says who sat out"
+    assert set(run.global_model) <= set(odd_learner.OddNet().state_dict())
+
+
+def test_an_evaluation_alone_is_a_run(hospitals: list[Path], runs: Path) -> None:
+    models = {"first": make_net(0), "second": make_net(1)}
+    job = general.build_evaluation(TinyLearner(), models, sites=["north", "south"])
+    run = simulate(job, runs=runs, progress=False)
+    assert run.cross_site.shape == (2, 2) and run.cross_site.notna().all(axis=None)
+    assert run.rounds.empty
+
+
+@pytest.mark.slow
+def test_a_round_that_waits_for_some_sites_is_whole_without_a_straggler(
+    hospitals: list[Path], runs: Path
+) -> None:
+    """ScatterAndGather may go on with the first answers."""
+    ids = {f"{part}_id": part for part in ("aggregator", "persistor", "shareable_generator")}
+    workflow = ScatterAndGather(min_clients=2, num_rounds=6, wait_time_after_min_received=0, **ids)
+    job = odd_job(hospitals, rounds=6, workflow=workflow, cross_site="global", slow=["west"], seconds=1.5, name="late")
+    run = simulate(job, runs=runs, progress=False)
+    assert len(run.missing) == 6 and any("west" in names for names in run.missing.values())
+    assert list(run.cross_site.columns) == ["global", "best global"]
+
+
+@pytest.mark.slow
+def test_a_job_of_flare_s_own_command_runs_without_the_parts_that_write_results(
+    sites: list[Path], runs: Path, tmp_path: Path
+) -> None:
+    """The project's template, in HOCON, as an older FLARE would have had it."""
+    build_job(sites[0].parent, name="source").export_job(str(tmp_path))
+    words = ["job", "create", "-j", tmp_path / "job", "-w", CODE / "fl/job_template", "-force"]
+    words += ["-sd", tmp_path / "source/app/custom", "-f", "config_fed_client.conf", f"data={sites[0].parent}"]
+    subprocess.run([Path(sys.executable).with_name("nvflare"), *words], check=True, capture_output=True)
+    path = tmp_path / "job/app/config/config_fed_server.conf"
+    text = path.read_text()
+    for kind in ("MetricsArtifactWriter", "ValidationJsonGenerator"):
+        start = text.rindex("{", 0, text.index(kind))
+        end = text.index("}", text.index("}", start) + 1) + 1
+        text = text[:start] + text[end:].lstrip(" ,")
+    path.write_text(text)
+    run = simulate(tmp_path / "job", runs=runs, progress=False)
+    assert run.rounds["round"].max() == 4 and run.cross_site.notna().all(axis=None)
 
 
 def test_simulate_asks_for_the_number_of_sites(runs: Path, sites: list[Path]) -> None:

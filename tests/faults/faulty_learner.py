@@ -22,7 +22,7 @@ class FaultyLearner(CIFAR10ModelLearner):
         fault: one of
             "raise in initialize", "raise in train", "raise in validate", "raise in get_model";
             "die": the process ends at once, as if it were out of memory;
-            "sleep": it never answers;
+            "sleep": it never answers; "slow": it takes two seconds for each round;
             "abort", "refuse": it returns the code TASK_ABORTED, or another one;
             "nan", "shape", "lack": its update holds NaN, a wrong shape, or lacks a layer;
             "difference": it sends differences where the job expects weights.
@@ -53,6 +53,7 @@ class FaultyLearner(CIFAR10ModelLearner):
         self._break("raise in train", now, self._raise)
         self._break("die", now, lambda: os._exit(1))
         self._break("sleep", now, lambda: time.sleep(1e9))
+        self._break("slow", now, lambda: time.sleep(2))
         result = super().train(model)
         if self._break("abort", now):
             return ReturnCode.TASK_ABORTED
