@@ -164,9 +164,8 @@ def build_job(
     algorithm, metric = _checks.choose_algorithm(learner, algorithm), _checks.choose_metric(learner, metric)
     _checks.check_one_metric(learner, metric)
     first = _checks.fit_checkpoint(net, checkpoint)
-    for part in (*site_filters, *server_filters, aggregator, selector, workflow):
-        if part is not None:
-            _checks.check_written(part)
+    for part in filter(None, (*site_filters, *server_filters, aggregator, selector, workflow)):
+        _checks.check_written(part)
     _checks.check_keep_local(learner, first)
     site_part = algorithm.site()
     job = _begin(learner, first, sites, rounds, name, metric, files)
@@ -174,7 +173,8 @@ def build_job(
     job.to_server(PTFileModelPersistor(source_ckpt_file_full_name=FIRST_MODEL), id="persistor")
     job.to_server(PTFileModelLocator(pt_persistor_id="persistor"), id="locator")
     job.to_server(algorithm.generator(net), id="shareable_generator")
-    job.to_server(aggregator or OrderedAggregator(_plain(algorithm.sends)), id="aggregator")
+    sends = algorithm.sends if isinstance(algorithm.sends, str) else dict(algorithm.sends)
+    job.to_server(aggregator or OrderedAggregator(sends), id="aggregator")
     chosen = selector or IntimeModelSelector(key_metric=metric.name, negate_key_metric=not metric.higher_is_better)
     job.to_server(chosen, id="model_selector")
     job.to_server(MetricsArtifactWriter(), id="metrics_writer")
@@ -210,6 +210,8 @@ def build_evaluation(
         raise JobError("There is no model to score: give some by name, as {'mine': net}.")
     for key in models:  # a column of the matrix, and a file
         _checks.check_name("A model cannot be called", key)
+        if key in check_site_names(sites):
+            raise JobError(f"A model cannot be called {key!r}: a site has that name.")
     states = {key: _checks.state_of(key, model) for key, model in models.items()}
     job = _begin(learner, next(iter(states.values())), sites, 0, name, _checks.choose_metric(learner, metric), ())
     for key, state in states.items():
@@ -253,10 +255,6 @@ def _begin(
     # By default a site sleeps 2 s after every task: half of a short run.
     job.to_server({"server": {"task_request_interval": 0.05}})
     return job
-
-
-def _plain(sends: str | Mapping[str, str]) -> str | dict[str, str]:
-    return sends if isinstance(sends, str) else dict(sends)
 
 
 def _workflow(algorithm: FedAvg, sites: int, min_sites: int, rounds: int) -> Controller:
