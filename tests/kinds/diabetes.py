@@ -54,13 +54,13 @@ def score(net: Net, rows: TensorDataset) -> dict[str, np.floating]:
     return {"mae": np.abs(wrong).mean(), "rmse": np.sqrt((wrong**2).mean())}
 
 
-def main(folder: Path) -> Net:
-    net, rows = Net(), load(folder)
+def main(folder: Path, net: Net) -> Net:
+    rows = load(folder)
     torch.manual_seed(0)
     train(net, make_loader(rows["train"]), epochs=2, lr=0.01)
     return net
 
 
 if __name__ == "__main__":
-    trained = main(Path(sys.argv[1]))
+    trained = main(Path(sys.argv[1]), Net())
     print(score(trained, load(Path(sys.argv[1]))["test"]))  # noqa: T201
