@@ -71,6 +71,17 @@ class SelfishLearner(TinyLearner):
     keep_local = ("*",)
 
 
+class NoThreads(TinyLearner):
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads = 0
+
+
+class Orphan(TinyLearner):
+    def __init__(self) -> None:
+        pass
+
+
 class Hidden(TinyLearner):
     """Keeps its argument where FLARE does not look."""
 
@@ -118,6 +129,10 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: build_job(TinyLearner(lr=Colour.RED), make_net()), "argument lr is a Colour"),
     (lambda: build_job(TinyLearner(lr=Path("x")), make_net()), r"lr is a PosixPath.*give str\(lr\)"),
     (lambda: build_job(TinyLearner(lr=torch.tensor(1.0)), make_net()), "argument lr is a Tensor"),
+    (lambda: build_job(TinyLearner(seed=None), make_net()), "seed is None: it must be a whole number"),
+    (lambda: build_job(TinyLearner(seed="3"), make_net()), "seed is '3': it must be a whole number"),
+    (lambda: build_job(NoThreads(), make_net()), "threads is 0: it must be a whole number, 1 or more"),
+    (lambda: build_job(Orphan(), make_net()), r"call super\(\).__init__\(\) in the constructor of Orphan"),
     (lambda: build_job(Hidden(), make_net()), "does not keep its argument width: write self.width = width"),
     (lambda: build_evaluation(TinyLearner(), {}), "no model to score"),
     (lambda: build_evaluation(TinyLearner(), {"my net": make_net()}), "A model cannot be called 'my net'"),
@@ -814,3 +829,41 @@ def test_no_site_s_own_model_leaves_for_another_where_that_is_asked(cross_site: 
         assert list(run.cross_site) == ["global", "best global"]
     else:
         assert not run.cross_site_path.is_file()
+
+
+class NetFromTheStart(TinyLearner):
+    """Made in the constructor, not in initialize()."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = make_net()
+
+    def initialize(self) -> None:
+        PTModelLearner.initialize(self)
+        self.inputs, self.targets = points_of(self.site_name)
+
+
+def test_a_net_that_the_constructor_makes_is_there_for_the_next_drive() -> None:
+    learner = NetFromTheStart()
+    first = sha256(test_drive(learner, make_net(1)).params)
+    assert sha256(test_drive(learner, make_net(1)).params) == first
+
+
+class SparseLearner(TinyLearner):
+    def initialize(self) -> None:
+        super().initialize()
+        self.net, self.inputs, self.targets = make_words(), torch.arange(10), torch.ones(10, 1)
+
+
+def make_words() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Embedding(10, 1, sparse=True))
+
+
+def test_fedprox_pulls_where_gradients_are_sparse() -> None:
+    first = to_numpy(make_words().state_dict())["0.weight"]
+    free, held = (
+        test_drive(SparseLearner(), make_words(), algorithm=FedProxSite(mu)).params["0.weight"] for mu in (0.0, 10.0)
+    )
+    assert 0 < np.abs(held - first).sum() < 0.9 * np.abs(free - first).sum()

@@ -133,6 +133,12 @@ def check_arguments(part: object) -> None:
     kind = type(part).__name__
     if not isinstance(part, FLComponent):  # a ScriptRunner, which writes itself into the job
         return
+    if isinstance(part, ModelLearner) and "abort_signal" not in vars(part):
+        raise JobError(f"call super().__init__() in the constructor of {kind}.")
+    if isinstance(part, PTModelLearner):
+        check_count("threads", part.threads)
+        if isinstance(part.seed, bool) or not isinstance(part.seed, Integral):
+            raise JobError(f"seed is {part.seed!r}: it must be a whole number.")
     written = {name: one for name, one in get_component_init_parameters(part).items() if name not in ("args", "kwargs")}
     for name, parameter in settings_of(type(part)).items():
         found = [kept for kept in (name, f"_{name}") if kept in vars(part)]

@@ -214,11 +214,9 @@ def score_models(learner: PTModelLearner, models: Mapping[str, Params], sites: S
 @contextmanager
 def _unchanged(learner: ModelLearner) -> Iterator[None]:
     """What FLARE sets on a learner, its settings and its state are afterwards as they were."""
-    settings = settings_of(type(learner))
-    kept = {
-        name: value for name, value in vars(learner).items() if name in PLACED or name.removeprefix("_") in settings
-    }
-    kept = copy.deepcopy(kept)
+    names, now = PLACED | settings_of(type(learner)).keys(), vars(learner)
+    kept = copy.deepcopy({name: value for name, value in now.items() if name.removeprefix("_") in names})
+    kept |= {name: value for name, value in now.items() if name == "net"}  # finalize() lets go of it
     try:
         yield
     finally:

@@ -39,7 +39,7 @@ class FedProxSite(SiteAlgorithm):
             pulls = torch.autograd.grad(distance(learner.net, received), params, allow_unused=True)
             for param, one in zip(params, pulls, strict=True):
                 if one is not None:
-                    param.grad.add_(one)
+                    param.grad = one.add_(param.grad)  # in this order: the gradient of an embedding may be sparse
 
         with at_each_step(learner.net, before=pull):
             return super().train(learner)
