@@ -206,7 +206,7 @@ EXPORT = BUILD + "{start}\n    build_job(Mine(), nn.Linear(2, 1)).export_job({fo
 SITE = """
 import json, sys
 from pathlib import Path
-custom, = Path(sys.argv[1]).rglob("custom")
+custom, = Path(sys.argv[1]).rglob(sys.argv[3] + "/custom")
 sys.path[:] = [path for path in sys.path if path not in ("", sys.argv[2])]
 sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in str(finder)]
 sys.path.append(str(custom))
@@ -256,10 +256,10 @@ def shipped(job: LearnerJob, folder: Path) -> set[str]:
     return {file for file in files if not file.startswith("tutorial_utils/")} - {"first_model.pt"}
 
 
-def at_a_site(folder: Path) -> str:
+def at_a_site(folder: Path, app: str = "app") -> str:
     """What an exported job's parts print where only torch and nvflare are installed."""
     done = subprocess.run(
-        [sys.executable, "-c", SITE, str(folder), str(Path(__file__).parents[1])],
+        [sys.executable, "-c", SITE, str(folder), str(Path(__file__).parents[1]), app],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -303,6 +303,24 @@ def test_a_part_of_the_job_from_a_package_ships_with_its_data_too(here: Path, tm
     blur = importlib.import_module("privacy.filters").Blur()
     assert shipped(job_of("mine", site_filters=[blur]), tmp_path / "site") == {"mine.py", *files}
     assert shipped(job_of("mine", server_filters=[blur]), tmp_path / "server") == {"mine.py", *files}
+
+
+def test_an_algorithm_of_one_s_own_ships_with_both_of_its_parts(here: Path, tmp_path: Path) -> None:
+    parts = "from nvflare.app_common.shareablegenerators.full_model_shareable_generator import "
+    parts += "FullModelShareableGenerator\nfrom tutorial_utils.learner import SiteAlgorithm\nfrom slowly import rate\n"
+    parts += "class Site(SiteAlgorithm):\n    pass\nclass Generator(FullModelShareableGenerator):\n    pass\n"
+    algorithm = "from slowly.parts import Generator, Site\nfrom tutorial_utils.algorithms.registry import FedAvg\n"
+    algorithm += "class Slowly(FedAvg):\n    name = 'slowly'\n    def site(self):\n        return Site()\n"
+    algorithm += "    def generator(self, net):\n        return Generator()\n"
+    files = {"slowly/__init__.py": "", "slowly/parts.py": parts, "slowly/rate.py": "", "slowly/rate.txt": "0.1"}
+    write(here, files | {"mine.py": mine(), "algorithm.py": algorithm})
+    slowly = importlib.import_module("algorithm").Slowly()
+    job = job_of("mine", algorithm=slowly, sites=["a", "b"])
+    job.export_job(str(tmp_path / "job"))
+    for app in ("app_server", "app_sites"):
+        custom = tmp_path / "job" / job.name / app / "custom"
+        assert all((custom / file).is_file() for file in files), app
+    assert "slowly.parts.Site" in at_a_site(tmp_path / "job", "app_sites")
 
 
 def test_two_learners_of_one_module_are_two_jobs(here: Path, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def build_job(
     job.add_weights(job.net, FIRST_MODEL)
     job.to_server(PTFileModelPersistor(source_ckpt_file_full_name=FIRST_MODEL), id="persistor")
     job.to_server(PTFileModelLocator(pt_persistor_id="persistor"), id="locator")
-    job.to_server(algorithm.generator(net), id="shareable_generator")
+    job.to_server(generator := algorithm.generator(net), id="shareable_generator")
     sends = algorithm.sends if isinstance(algorithm.sends, str) else dict(algorithm.sends)
     job.to_server(aggregator or OrderedAggregator(sends), id="aggregator")
     chosen = selector or IntimeModelSelector(key_metric=metric.name, negate_key_metric=not metric.higher_is_better)
@@ -188,7 +188,7 @@ def build_job(
     for one in server_filters:
         job.to_server(one, tasks=["train"], filter_type=FilterType.TASK_DATA)
     job.add_sources(*site_filters, site_part)
-    job.add_sources(*server_filters, aggregator, selector, workflow, to_server=True)
+    job.add_sources(*server_filters, aggregator, selector, workflow, generator, to_server=True)
     return job
 
 
