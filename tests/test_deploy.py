@@ -227,8 +227,12 @@ def test_every_form_of_a_deploy_map_is_understood(tmp_path: Path) -> None:
     meta = json.loads((folder / "meta.json").read_text())
     assert choose_sites(folder, None) == ("hospital-a", "hospital-b")
     meta["deploy_map"]["app_sites"] = [{"sites": ["hospital-a"]}, {"targets": ["hospital-c"]}, "hospital-d"]
-    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "meta.json").unlink()
+    (folder / "meta.conf").write_text(json.dumps(meta))  # HOCON, which FLARE reads too
     assert choose_sites(folder, None) == ("hospital-a", "hospital-c", "hospital-d")
+    address(folder, ["hospital-c"], with_code=True)
+    assert not (folder / "meta.conf").exists()
+    assert json.loads((folder / "meta.json").read_text())["deploy_map"]["app_sites"] == ["hospital-c"]
 
 
 @pytest.mark.parametrize("sites", [2, HOSPITALS])

@@ -286,9 +286,7 @@ def test_an_evaluation_alone_is_a_run(hospitals: list[Path], runs: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_round_that_waits_for_some_sites_is_whole_without_a_straggler(
-    hospitals: list[Path], runs: Path
-) -> None:
+def test_a_round_that_waits_for_some_sites_is_whole_without_a_straggler(hospitals: list[Path], runs: Path) -> None:
     """ScatterAndGather may go on with the first answers."""
     ids = {f"{part}_id": part for part in ("aggregator", "persistor", "shareable_generator")}
     workflow = ScatterAndGather(min_clients=2, num_rounds=6, wait_time_after_min_received=0, **ids)

@@ -10,22 +10,29 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.fuel.utils.class_loader import load_class
 from nvflare.fuel.utils.class_utils import ModuleScanner, get_class_path_from_config
 from nvflare.fuel.utils.config import ConfigFormat
 from nvflare.fuel.utils.config_factory import ConfigFactory
 from nvflare.fuel.utils.json_scanner import JsonScanner
 from nvflare.fuel.utils.wfconf import resolve_var_refs
+from nvflare.job_config.api import ClientApp, FedJob, ServerApp
+from nvflare.job_config.fed_app_config import FedAppConfig
+
+if TYPE_CHECKING:
+    from nvflare.fuel.flare_api.flare_api import Session
 
 SIMULATOR_CODES = (0, 2)  # that the simulator ends with by itself once it has begun; they prove nothing
 SIMULATOR_SETTINGS = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "0", "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "1"}
 LOG = "log.json"  # in the workspace of each participant: one JSON object a line
 LOG_TIME = "%Y-%m-%d %H:%M:%S,%f"  # of this machine's clock
+KNOWN_CLASSES = DEFAULT_CLASS_ALLOW_LIST  # that a site builds for a job that brings no code, as its kit comes
 SERVER, EVERYBODY = "server", "@ALL"  # in a deploy_map
 CLASS_FOLDERS = ["apis", "app_common", "widgets", "server", "app_opt"]  # where FLARE looks for a class by its name
 
@@ -99,8 +106,33 @@ def read_errors(log: Path) -> Iterator[tuple[float, str]]:
             yield _seconds(record.get("asctime")), str(record.get("message", "")).strip()
 
 
+def silence(session: Session, tell: Callable[[str], object]) -> None:
+    """A Session of nvflare.fuel.flare_api prints "Connecting to FLARE ..." at each login: to `tell` instead."""
+    session.api._print_hci = tell
+
+
 def _seconds(stamp: object) -> float:
     try:
         return datetime.strptime(str(stamp), LOG_TIME).timestamp()
     except ValueError:
         return 0.0
+
+
+class SplitJob(FedJob):
+    """A FedJob that may go to the sites of some names, and to no others that a server may know.
+
+    FedJob (2.9.0) puts server and sites into one app for whoever is there, and `_set_all_app` does it. Where sites
+    are named, server and sites have an app each, so that what only the server needs does not travel to the sites.
+    """
+
+    named: tuple[str, ...] = ()
+
+    def _set_all_app(self, client_app: ClientApp, server_app: ServerApp) -> None:
+        if not self.named:
+            super()._set_all_app(client_app, server_app)
+            return
+        self.job.add_fed_app("app_server", FedAppConfig(server_app=server_app.get_app_config(), client_app=None))
+        self.job.set_site_app(SERVER, "app_server")
+        self.job.add_fed_app("app_sites", FedAppConfig(server_app=None, client_app=client_app.get_app_config()))
+        for site in self.named:
+            self.job.set_site_app(site, "app_sites")

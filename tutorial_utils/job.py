@@ -26,9 +26,7 @@ from nvflare.app_common.widgets.validation_json_generator import ValidationJsonG
 from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
 from nvflare.app_opt.pt.file_model_locator import PTFileModelLocator
 from nvflare.app_opt.pt.file_model_persistor import PTFileModelPersistor
-from nvflare.job_config.api import ClientApp, FedJob, ServerApp
 from nvflare.job_config.defs import FilterType
-from nvflare.job_config.fed_app_config import FedAppConfig
 from nvflare.job_config.script_runner import ScriptRunner
 from nvflare.widgets.widget import Widget
 from torch import Tensor, nn
@@ -36,6 +34,7 @@ from torch import Tensor, nn
 from tutorial_utils import _checks
 from tutorial_utils import learner as shipped
 from tutorial_utils._checks import check_count
+from tutorial_utils._flare import SplitJob
 from tutorial_utils._ship import files_of, find_files, is_library
 from tutorial_utils.algorithms.aggregator import OrderedAggregator
 from tutorial_utils.algorithms.registry import FedAvg
@@ -50,7 +49,7 @@ CrossSite = Literal["all", "global", "none"]
 SitePart = ModelLearner | Executor | ScriptRunner
 
 
-class LearnerJob(FedJob):
+class LearnerJob(SplitJob):
     """A FedJob that knows what it was made of. More can be added to it: to_server, to_clients, add_file_to_clients.
 
     Attributes:
@@ -58,8 +57,7 @@ class LearnerJob(FedJob):
         net: the first model's state dict, on the CPU.
         sites: their names.
         rounds: how often the models are averaged; 0 for an evaluation alone.
-        named: the job goes to the sites of these names, and to no others that a server may know. Server and sites have
-            an app each then, so that the first model does not travel to the sites twice.
+        named: the sites, where the job goes to these names alone, and the first model to the server alone; else ().
     """
 
     def __init__(
@@ -77,19 +75,8 @@ class LearnerJob(FedJob):
         self.net = net
         self.sites = tuple(sites)
         self.rounds = rounds
-        self.named = named
+        self.named = self.sites if named else ()
         self._files = tempfile.TemporaryDirectory(prefix="job-")  # ends with the job: it is read when it is exported
-
-    def _set_all_app(self, client_app: ClientApp, server_app: ServerApp) -> None:
-        """FedJob (2.9.0) puts server and sites into one app for whoever is there, and asks this method to do it."""
-        if not self.named:
-            super()._set_all_app(client_app, server_app)
-            return
-        self.job.add_fed_app("app_server", FedAppConfig(server_app=server_app.get_app_config(), client_app=None))
-        self.job.set_site_app("server", "app_server")
-        self.job.add_fed_app("app_sites", FedAppConfig(server_app=None, client_app=client_app.get_app_config()))
-        for site in self.sites:
-            self.job.set_site_app(site, "app_sites")
 
     def add_sources(self, *parts: object, to_server: bool = False) -> None:
         """The reader's own files that these parts need, packages whole, beside those that FedJob finds itself."""

@@ -26,6 +26,7 @@ from nvflare.fuel.flare_api.api_spec import (
 from nvflare.fuel.flare_api.flare_api import Session
 from nvflare.fuel.utils.job_secret_scanner import warn_on_potential_secrets_in_job_dir
 
+from tutorial_utils import _flare
 from tutorial_utils._deploy.pulse import GROUP
 from tutorial_utils.errors import DeploymentError
 
@@ -41,14 +42,6 @@ T = TypeVar("T")
 
 class NotPermittedError(DeploymentError):
     """The server's rules do not let this admin do it."""
-
-
-class QuietSession(Session):
-    """FLARE's session, which says "Connecting to FLARE ..." on standard output at each login: here to our log."""
-
-    def __init__(self, user: str, kit: Path) -> None:
-        super().__init__(username=user, startup_path=str(kit))
-        self.api._print_hci = logger.debug  # read in 2.9.0; another version may print
 
 
 class Admin:
@@ -90,7 +83,8 @@ class Admin:
                 time.sleep(ASK_AGAIN_SECONDS)
 
     def _log_in(self) -> Session:
-        session = QuietSession(self.user, self.kit)
+        session = Session(username=self.user, startup_path=str(self.kit))
+        _flare.silence(session, logger.debug)
         try:
             session.try_connect(LOGIN_SECONDS)
         except Exception:

@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
-
-from tutorial_utils import _flare
+from tutorial_utils._flare import EVERYBODY, KNOWN_CLASSES, SERVER, find_config, read_config
 from tutorial_utils._simulate.guard_files import write_json
 from tutorial_utils._simulate.job_folder import CLIENT_CONFIG, SERVER_CONFIG
 from tutorial_utils.errors import DeploymentError, JobError
 
-SERVER, ALL = "server", "@ALL"
 CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
@@ -50,7 +47,7 @@ def look_through(folder: Path) -> Review:
     if not code:
         raise JobError(f"{folder} brings no code to the sites: there is nothing to review.")
     built = {name for config in configs for name in _classes(json.loads(config.read_text(encoding="utf-8")))}
-    known = tuple(f"{name}." for name in DEFAULT_CLASS_ALLOW_LIST)
+    known = tuple(f"{name}." for name in KNOWN_CLASSES)
     return Review(folder, code[0], tuple(sorted(name for name in built if not f"{name}.".startswith(known))))
 
 
@@ -72,7 +69,7 @@ def choose_sites(folder: Path, connected: Sequence[str] | None) -> tuple[str, ..
     """
     meta = _read_meta(folder)
     targets = [who for one in meta["deploy_map"].values() for who in _participants(one)]
-    named = None if ALL in targets else tuple(who for who in targets if who != SERVER)
+    named = None if EVERYBODY in targets else tuple(who for who in targets if who != SERVER)
     if connected is None:
         return named
     there = tuple(connected) if named is None else tuple(site for site in named if site in connected)
@@ -96,7 +93,7 @@ def address(folder: Path, sites: Sequence[str], with_code: bool) -> None:
     apps: dict[str, list[str]] = {}
     for app, targets in meta["deploy_map"].items():
         who = _participants(targets)
-        names = [SERVER, *sites] if ALL in who else [name for name in who if name in (SERVER, *sites)]
+        names = [SERVER, *sites] if EVERYBODY in who else [name for name in who if name in (SERVER, *sites)]
         here = [name for name in names if name != SERVER]
         if not with_code and here:
             if SERVER in names:
@@ -126,10 +123,10 @@ def _participants(targets: object) -> list[str]:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    return _flare.read_config(_flare.find_config(folder, "meta"))
+    return read_config(find_config(folder, "meta"))
 
 
 def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """As JSON, in place of what was there in another format."""
-    _flare.find_config(folder, "meta").unlink()
+    find_config(folder, "meta").unlink()
     write_json(folder / "meta.json", meta)
