@@ -122,7 +122,7 @@ def test_an_update_counts_in_its_own_round_alone() -> None:
     assert server.average()["w"] == 2
     server.start_round(1)
     server.send("site-1", {"w": np.float32([7])}, number=1)
-    assert server.average()["w"] == 7
+    assert server.average()["w"] == 7 and server.panics == []
 
 
 def test_an_update_of_another_kind_ends_the_run() -> None:
