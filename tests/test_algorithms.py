@@ -354,14 +354,14 @@ def test_scaffold_starts_as_fedavg(five: list[Path], tmp_path: Path) -> None:
 
 def test_a_new_process_goes_on_with_the_site_s_controls(sites: list[Path], tmp_path: Path) -> None:
     weights = to_numpy(Net().state_dict())
-    zeros = {name: np.zeros_like(value) for name, value in weights.items()}
-    message = {WEIGHTS: DXO(DataKind.WEIGHTS, weights), CONTROLS: DXO(DataKind.WEIGHT_DIFF, zeros)}
+    controls = [{name: np.full_like(value, size) for name, value in weights.items()} for size in (0, 1e-3)]
+    messages = [{WEIGHTS: DXO(DataKind.WEIGHTS, weights), CONTROLS: DXO(DataKind.WEIGHT_DIFF, one)} for one in controls]
     ends = []
     for anew in (False, True):
         folder = tmp_path / str(anew)
         folder.mkdir()
         learner = None
-        for number in range(2):
+        for number, message in enumerate(messages):
             if learner is None or anew:
                 learner = CIFAR10ModelLearner(str(sites[0].parent), **HOW)
                 learner.algorithm = ScaffoldSite()
@@ -374,6 +374,21 @@ def test_a_new_process_goes_on_with_the_site_s_controls(sites: list[Path], tmp_p
         assert sha256(ends[0][part].data) == sha256(ends[1][part].data)
     plain, _ = train_once(sites[0], 1, weights)
     assert differs(ends[0][WEIGHTS].data, plain), "the controls were at work"
+
+
+def test_where_the_server_begins_anew_the_sites_do(sites: list[Path], tmp_path: Path) -> None:
+    """A resumed run keeps the sites' controls, not the server's: one without the other corrects the wrong way."""
+    weights = to_numpy(Net().state_dict())
+    zeros = {name: np.zeros_like(value) for name, value in weights.items()}
+    message = {WEIGHTS: DXO(DataKind.WEIGHTS, weights), CONTROLS: DXO(DataKind.WEIGHT_DIFF, zeros)}
+    learner = CIFAR10ModelLearner(str(sites[0].parent), **HOW)
+    learner.algorithm = ScaffoldSite()
+    place(learner, "site-1", str(tmp_path), Signal())
+    learner.initialize()
+    for learner.current_round in range(2):
+        result = learner.train(FLModel(params=message, meta={}))
+    plain, _ = train_once(sites[0], 1, weights)
+    assert sha256(result.params[WEIGHTS].data) == sha256(plain), "with no controls anywhere it is plain training"
 
 
 def test_aborted_training_leaves_the_controls_alone(sites: list[Path], tmp_path: Path) -> None:

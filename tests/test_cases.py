@@ -429,6 +429,18 @@ def test_equal_in_every_bit_means_the_sign_of_zero_too() -> None:
     assert (proof.equal, proof.first, proof.apart) == (False, "1.bias", 0.0)
 
 
+def test_a_learner_that_sends_a_part_by_its_own_means_is_told_of_keep_local() -> None:
+    class Mine(TinyLearner):
+        def params(self) -> dict[str, np.ndarray]:
+            return {name: value for name, value in super().params().items() if not name.startswith("0.")}
+
+        def load_params(self, params: dict[str, np.ndarray]) -> None:
+            super().load_params(super().params() | {n: v for n, v in params.items() if not n.startswith("0.")})
+
+    with pytest.raises(LearnerError, match=r"train.. does not send 0.bias, .*: name in keep_local what shall stay"):
+        test_drive(Mine(), make_net())
+
+
 class PersonalHead(TinyLearner):
     """Sites that tell different things apart: the head stays at home, and need not be as large as the others'."""
 

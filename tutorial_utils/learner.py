@@ -158,8 +158,7 @@ class PTModelLearner(ModelLearner):
         """Score a model: on "valid" to choose the best global one, on "test" in cross-site evaluation."""
         before_training = self.get_shareable_header(AppConstants.VALIDATE_TYPE) == ValidateType.BEFORE_TRAIN_VALIDATE
         owner = self.get_shareable_header(AppConstants.MODEL_OWNER)
-        of_a_site = owner is not None and not owner.startswith(OF_THE_SERVER)  # may lack what stays there
-        self.load_params(self.algorithm.receive(self, model.params), partly=of_a_site)
+        self.load_params(self.algorithm.receive(self, model.params))
         if owner == self.site_name:  # its own best model comes home: with what stayed here
             self.net.load_state_dict(self._local(BestModel(self.app_root, self.metric).load()["params"]), strict=False)
         return FLModel(metrics=self._score(self.valid_split if before_training else self.test_split))
@@ -210,8 +209,8 @@ class PTModelLearner(ModelLearner):
     def params(self) -> dict[str, np.ndarray]:
         return to_numpy(self.net.state_dict())
 
-    def load_params(self, params: Mapping[str, Any], partly: bool = False) -> None:
-        """Put weights that came into the net, beside those that stay here. `partly`: others may be missing as well.
+    def load_params(self, params: Mapping[str, Any]) -> None:
+        """Put weights that came into the net, beside those that stay here. Another site's may lack what stays there.
 
         Those that stay here begin as the first model has them (a checkpoint's, say), where that has the same shapes.
         """
@@ -222,7 +221,8 @@ class PTModelLearner(ModelLearner):
         came = {name: torch.as_tensor(value) for name, value in params.items() if name not in here}
         if strange := sorted(came.keys() - own.keys()):
             raise LearnerError(f"The model that came has {strange[0]}, which this net has not: is it another net?")
-        if not partly and (lack := sorted(self._shared(own).keys() - came.keys())):
+        owner = self.get_shareable_header(AppConstants.MODEL_OWNER) or OF_THE_SERVER
+        if owner.startswith(OF_THE_SERVER) and (lack := sorted(self._shared(own).keys() - came.keys())):
             raise LearnerError(f"The model that came lacks {lack[0]}, which this net has: is it another net?")
         self.net.load_state_dict(own | local | came)
 

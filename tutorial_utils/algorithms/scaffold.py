@@ -33,7 +33,7 @@ class ScaffoldSite(SiteAlgorithm):
     A message holds two parts, each as large as the model: weights and controls in, weights and the
     change of this site's controls out. The helper corrects the weights after each step of the script's
     optimizer (so its momentum leaves the correction alone). A site's own controls are part of the learner's state:
-    a process that FLARE starts anew, and a resumed run, go on with them.
+    a process that FLARE starts anew goes on with them. In a resumed run server and sites begin anew.
     """
 
     def __init__(self) -> None:
@@ -56,6 +56,9 @@ class ScaffoldSite(SiteAlgorithm):
     def train(self, learner: PTModelLearner) -> object:
         if self.helper is None:
             raise LearnerError("The server sent no controls: SCAFFOLD needs ScatterAndGatherScaffold.")
+        if not any(value.any() for value in self.helper.c_global.state_dict().values()):
+            learner.state.pop(STATE, None)  # the server begins anew (a run that is resumed), and with it the sites
+            self.helper.init(learner.net)
         if STATE in learner.state:
             self.helper.c_local.load_state_dict(learner.state[STATE])
         controls = self.helper.get_params()  # everyone's, and this site's own
