@@ -112,6 +112,7 @@ def test_alone_is_as_many_epochs_in_one_go(few: Dataset) -> None:
     assert train_alone(few.folder, 3, [few.folder], seed=2, **HOW | {"epochs": 2}) == score(expected, [few.folder])[0]
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_one_process(few: Dataset, pair: list[Path]) -> None:
     splits = {"IID": split_dataset(few.folder, 2, alpha=None), "apart": pair}
     trainings = {"federate": federate, "train_alone": train_alone, "metric": Metric("accuracy")}

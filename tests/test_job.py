@@ -211,6 +211,7 @@ def test_readme_shows_the_learner_as_it_is() -> None:
         assert body in shipped, "the README shows an older learner"
 
 
+@pytest.mark.slow
 def test_command_line_runs_on_data_that_a_variable_names(sites: list[Path], tmp_path: Path) -> None:
     options = ["--data", "$SITE_DATA", "--rounds", "1", "--batch-size", "8"]
     done = run_command_line(*options, SITE_DATA=str(sites[0].parent))

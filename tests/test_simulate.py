@@ -169,6 +169,7 @@ def test_a_folder_that_is_no_job(tmp_path: Path) -> None:
         simulate(tmp_path, runs=tmp_path / "runs", progress=False)
 
 
+@pytest.mark.slow
 def test_an_exported_job_runs_as_the_job_does(run: Run, sites: list[Path], runs: Path, tmp_path: Path) -> None:
     job = build_job(sites[0].parent, rounds=FAST.rounds, training=FAST.training, name="exported")
     job.export_job(str(tmp_path))
