@@ -28,7 +28,7 @@ def test_what_is_no_number_and_no_list_of_names(sites: object) -> None:
 
 
 WRONG = ["", ".", "..", "../up", "a/b", "a\\b", "~", "-a", "a b", "a.b", "a\n", "é", "a,b", "a" * 65, "\ud800", "\0"]
-TAKEN = ["server", "Server", "global"]
+TAKEN = ["server", "Server", "global", "SRV_a", "srv_ward"]
 
 
 @pytest.mark.parametrize("name", [*WRONG, *TAKEN, 1, None, True, b"a", ["a"]])

@@ -132,7 +132,8 @@ def build_job(
         cross_site: after training every site scores "all" models, its own data's test part under the others' models
             too: so each site's own un-averaged model goes to every other site. "global": the averages alone, no
             site's model leaves for another. "none": no evaluation.
-        min_sites: a round goes on with so many answers, ten seconds after they are there; by default all.
+        min_sites: a round goes on with so many answers, ten seconds after they are there; by default all. It is for
+            slow sites: that a lost one does not end the run is said to simulate and to Federation.run.
         aggregator, selector, workflow: in place of OrderedAggregator, of FLARE's IntimeModelSelector (by the metric),
             and of the algorithm's ScatterAndGather. A workflow finds the ids persistor, aggregator and
             shareable_generator.

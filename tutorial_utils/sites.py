@@ -11,6 +11,7 @@ from tutorial_utils.errors import TutorialError
 
 MOST = 10_000
 TAKEN = ("server", "global")  # who FLARE's server is, and the column of the averaged model in every table
+OF_THE_SERVER = "srv_"  # nvflare 2.9.0 (CrossSiteModelEval) begins so, in capitals, what it calls the server's models
 
 
 def check_site_names(sites: int | Sequence[str]) -> tuple[str, ...]:
@@ -58,3 +59,5 @@ def _check(name: object) -> None:
         raise TutorialError(f"A site cannot be called {name!r:.80}: a name has {rule}.")
     if name.lower() in TAKEN:
         raise TutorialError(f"A site cannot be called {name!r}: that name is taken, choose another.")
+    if name.lower().startswith(OF_THE_SERVER):
+        raise TutorialError(f"A site cannot be called {name!r}: SRV_ begins the names of the server's own models.")
