@@ -80,11 +80,19 @@ def test_script_needs_only_numpy_and_torch() -> None:
 
 
 def test_the_federated_half_of_the_example_needs_the_script_flare_and_this_package() -> None:
-    for path in CODE:
+    for path in (path for path in CODE if path.parent.name == "fl"):
         assert foreign(path) <= {"dl", "fl", "numpy", "torch", "nvflare", "tutorial_utils"}
     for name in ("model_learner", "executor", "client_api"):
         path = ROOT / "code/fl" / f"{name}.py"
         assert ours(path) <= SHIPS and not any(found.startswith("fl.") for found in imported(path))
+
+
+def test_the_other_scripts_know_nothing_of_a_federation_and_their_learners_little() -> None:
+    for path in (path for path in CODE if path.parent.name == "more" and path.stem != "make_folders"):
+        if path.stem.endswith("_learner"):
+            assert foreign(path) == {"more", "tutorial_utils"} and ours(path) == {"learner", "metric"}
+        else:
+            assert foreign(path) <= {"numpy", "pandas", "torch", "torchvision"}
 
 
 @pytest.mark.parametrize("name", sorted(SHIPS))
