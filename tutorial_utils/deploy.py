@@ -46,6 +46,7 @@ def provision(
     sites: int | Sequence[str] | None = None,
     runs: str | Path = "runs",
     name: str | None = None,
+    encrypted: bool = False,
 ) -> LocalFederation:
     """Make the startup kits of a project with `nvflare provision`, and a machine of each: nothing runs yet.
 
@@ -58,6 +59,7 @@ def provision(
         data: the dataset folders, named as the sites.
         sites: the names of the sites, or their number, in place of the project file's.
         name: of the folder, the project file's name by default.
+        encrypted: the kits hold keys, as a job of `tutorial_utils.encrypt` needs them.
 
     Raises: DeploymentError for a project or data that cannot work, TutorialError for a name that FLARE cannot take.
     """
@@ -66,7 +68,7 @@ def provision(
     check_path(Path(runs).resolve())
     folder = fresh_folder(Path(runs).resolve(), name or Path(project).stem)
     try:
-        kits = make_kits(Path(project), folder, names)
+        kits = make_kits(Path(project), folder, names, encrypted)
         return LocalFederation(kits, give_data(kits, folders), folder)
     except BaseException:
         shutil.rmtree(folder)
