@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Subset
 from at_site import sent, start
 from dl.train import Net, make_loader, train
 from fl.dp_learner import PrivateLearner
-from fl.job import build_job
 from fl.model_learner import CIFAR10ModelLearner
 from tiny import TinyLearner
 from tutorial_utils import job as general
@@ -174,11 +173,10 @@ def test_a_federation_tells_what_it_costs_and_a_resumed_one_the_same(sites: list
     spent = whole.matrix("epsilon")
     assert spent.equals(resumed.matrix("epsilon")) and (spent.nunique(axis=1) == 1).all()
     first, last = (whole.rounds[whole.rounds["round"] == number].set_index("site") for number in (0, 1))
-    assert (first["epsilon"] == 0).all() and (0 < last["epsilon"]).all()
+    assert (first["epsilon"] == 0).all() and (last["epsilon"] > 0).all()
     assert (last["epsilon"] < spent["global"]).all()
     assert (last["accuracy"] > first["accuracy"]).any()
-    plain = simulate(build_job(sites[0].parent, rounds=1), runs=tmp_path, progress=False)
-    assert set(whole.global_model) == set(plain.global_model)
+    assert list(whole.global_model) == list(Net(0).state_dict())
 
 
 # What it refuses

@@ -16,11 +16,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from nvflare.app_common.shareablegenerators.full_model_shareable_generator import FullModelShareableGenerator
+from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 from nvflare.app_opt.pt.file_model_persistor import PTFileModelPersistor
 from nvflare.job_config.defs import FilterType
 from torch import Tensor, nn
 
+from tutorial_utils._read import reading
 from tutorial_utils._ship import find_files
+from tutorial_utils.algorithms.aggregator import OrderedAggregator
 from tutorial_utils.ciphertexts import CiphertextEval, RestoreShapes, shapes_of, to_array
 from tutorial_utils.errors import JobError, ResultsError
 from tutorial_utils.job import FIRST_MODEL, LearnerJob
@@ -58,6 +62,7 @@ def encrypt(job: LearnerJob) -> LearnerJob:
     Raises: JobError for another job, and where TenSEAL is missing.
     """
     check_tenseal()
+    _check(job)
     from nvflare.app_opt.he.intime_accumulate_model_aggregator import HEInTimeAccumulateWeightedAggregator
     from nvflare.app_opt.he.model_decryptor import HEModelDecryptor
     from nvflare.app_opt.he.model_encryptor import HEModelEncryptor
@@ -82,15 +87,36 @@ def encrypt(job: LearnerJob) -> LearnerJob:
     return job
 
 
-def open_model(run: Run, kit: str | Path, net: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _check(job: LearnerJob) -> None:
+    """JobError unless the server only takes means of weights."""
+    if not job.rounds:
+        raise JobError("The job trains nothing, so there is nothing to encrypt.")
+    parts = {name: type(job.part(name)) for name in ("aggregator", "shareable_generator", "scatter_and_gather")}
+    if parts["aggregator"].__module__.startswith("nvflare.app_opt.he."):
+        raise JobError("The job is encrypted already.")
+    wanted = (OrderedAggregator, FullModelShareableGenerator, ScatterAndGather)
+    for found, known in zip(parts.values(), wanted, strict=True):
+        if found is not known:
+            raise JobError(
+                "An encrypted server takes means of weights, and nothing else: build the job with FedAvg or FedProx, "
+                f"and without an aggregator or a workflow of its own (it has a {found.__name__})."
+            )
+
+
+def open_model(
+    run: Run, kit: str | Path, net: nn.Module | Mapping[str, Tensor], best: bool = False
+) -> dict[str, Tensor]:
     """The global model of an encrypted run, with a site's key: what each site can do, and the server cannot.
 
     Args:
         run: what the server has given back.
         kit: a site's startup kit, a folder that holds startup/client_context.tenseal.
         net: a net (or its state dict) of the same shapes.
+        best: the model that scored best on the validation data, in place of the last one (see Run.best_model).
 
-    Returns: the state dict after the last round.
+    Returns: the state dict. What is not encrypted in the file stays as it is.
+
+    Raises: ResultsError where there is no key, or no such model.
     """
     check_tenseal(ResultsError)
     import tenseal
@@ -98,8 +124,10 @@ def open_model(run: Run, kit: str | Path, net: nn.Module | Mapping[str, Tensor])
     key = Path(kit) / SITE_KEY
     if not key.is_file():
         raise ResultsError(f"{kit} holds no {SITE_KEY}: take the kit of a site, made with provision(encrypted=True).")
+    path = run.global_model_path.with_name("best_FL_global_model.pt") if best else run.global_model_path
+    with reading(path, "an encrypted model"):
+        saved = torch.load(path, map_location="cpu", weights_only=True)["model"]
     context = tenseal.context_from(key.read_bytes())
-    saved = torch.load(run.global_model_path, map_location="cpu", weights_only=True)["model"]
     kinds = shapes_of(net.state_dict() if isinstance(net, nn.Module) else net)
     opened = {}
     for name, value in saved.items():

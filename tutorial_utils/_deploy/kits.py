@@ -21,6 +21,7 @@ from tutorial_utils.folder import reason
 
 MACHINES = "machines"
 KEYS = "nvflare.lighter.impl.he.HEBuilder"  # a secret key for all sites, and for the server what it needs to add
+SIGNATURE = "nvflare.lighter.impl.signature.SignatureBuilder"
 HEARTBEAT_TIMEOUT = 30  # seconds until the server takes a site that is silent off its list; FLARE's own is 600
 
 NOT_THE_REASON = ("Project yaml", "Hint:", "Code:")  # what else `nvflare provision` prints when it refuses
@@ -84,8 +85,11 @@ def copy_project(
         others = [one for one in project["participants"] if one["type"] != "client"]
         known = {one["name"]: one for one in client}
         project["participants"] = [*others, *(known.get(site, client[0]) | {"name": site} for site in sites)]
-    if encrypted:  # before the builder that signs
-        project["builders"].insert(-1, {"path": KEYS})
+    builders = [one["path"] for one in project["builders"]] if encrypted else [KEYS]
+    if KEYS not in builders:  # before the builder that signs what the others made
+        project["builders"].insert(
+            builders.index(SIGNATURE) if SIGNATURE in builders else len(builders), {"path": KEYS}
+        )
     copy = folder / "project.yml"
     copy.write_text(yaml.safe_dump(project, sort_keys=False), encoding="utf-8")
     return project, copy
