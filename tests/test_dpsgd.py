@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader, Subset
 
 from at_site import sent, start
 from dl.train import Net, make_loader, train
-from fl.dp_learner import PrivateLearner
 from fl.model_learner import CIFAR10ModelLearner
+from privacy.dp_learner import PrivateLearner
 from tiny import TinyLearner
 from tutorial_utils import job as general
 from tutorial_utils.algorithms.fedprox import FedProxSite
-from tutorial_utils.dpsgd import STATE, epsilon, private_steps
+from tutorial_utils.dpsgd import STATE, epsilon_spent, private_steps
 from tutorial_utils.results import sha256
 from tutorial_utils.simulate import simulate
 from tutorial_utils.values import LearnerError
@@ -126,27 +126,27 @@ def test_noise_of_the_machine_differs_from_run_to_run_and_of_the_seed_does_not(
 
 def test_epsilon_is_opacus_s_over_all_rounds(learner: PrivateLearner) -> None:
     opacus = pytest.importorskip("opacus")
-    assert epsilon(learner, DELTA) == 0
+    assert epsilon_spent(learner, DELTA) == 0
     for learner.current_round in range(3):
         learner.train(sent(Net(0)))
     accountant = opacus.accountants.RDPAccountant()
     for _ in range(3 * STEPS):
         accountant.step(noise_multiplier=1.0, sample_rate=BATCH / IMAGES)
-    assert epsilon(learner, DELTA) == accountant.get_epsilon(DELTA) > 0
-    assert learner.local_validate("valid")["epsilon"] == epsilon(learner, DELTA)
+    assert epsilon_spent(learner, DELTA) == accountant.get_epsilon(DELTA) > 0
+    assert learner.local_validate("valid")["epsilon"] == epsilon_spent(learner, DELTA)
 
 
 def test_other_noise_in_a_later_round_is_counted_as_such(learner: PrivateLearner) -> None:
     for learner.noise in (2.0, 0.7):
         learner.local_train()
     assert learner.state[STATE]["history"] == [(2.0, 0.125, STEPS), (0.7, 0.125, STEPS)]
-    assert epsilon(learner, DELTA) > epsilon(learner, 1e-3)
+    assert epsilon_spent(learner, DELTA) > epsilon_spent(learner, 1e-3)
 
 
 def test_without_noise_epsilon_is_infinite_for_good(learner: PrivateLearner) -> None:
     for learner.noise in (0.0, 1.0):
         learner.local_train()
-    assert math.isinf(epsilon(learner, DELTA))
+    assert math.isinf(epsilon_spent(learner, DELTA))
 
 
 def test_a_process_that_is_started_anew_goes_on_with_the_account(sites: list[Path], tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_process_that_is_started_anew_goes_on_with_the_account(sites: list[Pat
     whole.current_round = 1
     ends = [one.train(model).params for one in (whole, again)]
     assert sha256(ends[0]) == sha256(ends[1])
-    assert epsilon(again, DELTA) == epsilon(whole, DELTA) > epsilon(cut, DELTA) > 0
+    assert epsilon_spent(again, DELTA) == epsilon_spent(whole, DELTA) > epsilon_spent(cut, DELTA) > 0
 
 
 @pytest.mark.slow

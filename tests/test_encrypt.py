@@ -317,12 +317,12 @@ def test_the_server_scores_a_site_s_own_model_unread(
     site: str, federation: LocalFederation, plain: Run, hidden: Run
 ) -> None:
     """In plain its bytes lie at the server; encrypted they do not, and the other site has scored it all the same."""
-    (kept,) = {
-        BestModel(path.parent, CIFAR10ModelLearner.metric).load()["params"]["fc3.weight"].numpy().tobytes()
-        for path in (federation.kits.folder / site).glob("*/app_*/best_local_model.pt")
-    }
-    there = [run.job_folder / "cross_site_val/model_shareables" / site for run in (plain, hidden)]
-    assert [kept in path.read_bytes() for path in there] == [True, False]
+    ids = federation.jobs().set_index("name")["job_id"]
+    for run, is_there in ((plain, True), (hidden, False)):
+        (best,) = (federation.kits.folder / site / ids[run.folder.name]).glob("app_*/best_local_model.pt")
+        kept = BestModel(best.parent, CIFAR10ModelLearner.metric).load()["params"]["fc3.weight"].numpy().tobytes()
+        sent = run.job_folder / "cross_site_val/model_shareables" / site
+        assert (kept in sent.read_bytes()) is is_there
     assert hidden.cross_site[site].notna().all()
 
 

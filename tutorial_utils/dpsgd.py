@@ -78,7 +78,7 @@ def private_steps(
     learner.state[STATE] = engine.accountant.state_dict()
 
 
-def epsilon(learner: PTModelLearner, delta: float) -> float:
+def epsilon_spent(learner: PTModelLearner, delta: float) -> float:
     """What all rounds so far have cost an image: epsilon at this delta, by Opacus's RDPAccountant; inf without noise.
 
     It holds for one image more or less at this site. Renyi accounting (Mironov 2017, arXiv:1702.07476) is quick at any

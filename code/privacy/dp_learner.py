@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dl.train import make_loader, train
 from fl.model_learner import CIFAR10ModelLearner
-from tutorial_utils.dpsgd import epsilon, private_steps
+from tutorial_utils.dpsgd import epsilon_spent, private_steps
 
 
 class PrivateLearner(CIFAR10ModelLearner):
@@ -44,4 +44,4 @@ class PrivateLearner(CIFAR10ModelLearner):
             return train(self.net, loader, self.epochs, self.lr, self.momentum, stop=self.is_aborted)
 
     def local_validate(self, split: str) -> dict[str, float]:
-        return super().local_validate(split) | {"epsilon": epsilon(self, self.delta)}
+        return super().local_validate(split) | {"epsilon": epsilon_spent(self, self.delta)}
