@@ -11,14 +11,16 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from at_site import sent, start
-from dl.train import Net, make_loader, train
+from dl.train import Net, load_data, make_loader, train
 from fl.model_learner import CIFAR10ModelLearner
+from privacy.dp_cost import cost_of_noise
 from privacy.dp_learner import PrivateLearner
 from tiny import TinyLearner
 from tutorial_utils import job as general
 from tutorial_utils.algorithms.fedprox import FedProxSite
 from tutorial_utils.dpsgd import STATE, epsilon_spent, private_steps
 from tutorial_utils.results import sha256
+from tutorial_utils.settings import Training
 from tutorial_utils.simulate import simulate
 from tutorial_utils.values import LearnerError
 
@@ -221,3 +223,11 @@ def test_a_step_that_makes_its_own_gradients_is_refused(learner: PrivateLearner)
 
 def test_the_learner_is_the_plain_one_but_for_its_steps() -> None:
     assert issubclass(PrivateLearner, CIFAR10ModelLearner)
+
+
+def test_the_table_of_costs_has_a_row_for_each_noise(sites: list[Path]) -> None:
+    table = cost_of_noise(sites[1], Training(batch_size=32), [0.0, 4.0], rounds=1)
+    assert list(table.index) == ["plain", "noise 0.0", "noise 4.0"] and (table["seconds a round"] > 0).all()
+    assert math.isnan(table["epsilon"]["plain"]) and math.isinf(table["epsilon"]["noise 0.0"])
+    assert 0 < table["epsilon"]["noise 4.0"] < 1 and table["accuracy"].between(0, 1).all()
+    assert table.index.name == f"{len(load_data(sites[1]).test)} test images"
