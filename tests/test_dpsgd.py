@@ -17,6 +17,7 @@ from privacy.dp_cost import cost_of_noise
 from privacy.dp_learner import PrivateLearner
 from tiny import TinyLearner
 from tutorial_utils import job as general
+from tutorial_utils._ship import find_files
 from tutorial_utils.algorithms.fedprox import FedProxSite
 from tutorial_utils.dpsgd import STATE, epsilon_spent, private_steps
 from tutorial_utils.results import sha256
@@ -221,8 +222,11 @@ def test_a_step_that_makes_its_own_gradients_is_refused(learner: PrivateLearner)
         optimizer.step(lambda: torch.zeros(()))
 
 
-def test_the_learner_is_the_plain_one_but_for_its_steps() -> None:
+def test_all_that_a_site_needs_travels_but_opacus() -> None:
     assert issubclass(PrivateLearner, CIFAR10ModelLearner)
+    ships = {f"{folder}/{path.name}" for path, folder in find_files(PrivateLearner).items()}
+    assert {"privacy/dp_learner.py", "fl/model_learner.py", "dl/train.py", "tutorial_utils/dpsgd.py"} <= ships
+    assert not any("opacus" in name for name in ships)
 
 
 def test_the_table_of_costs_has_a_row_for_each_noise(sites: list[Path]) -> None:

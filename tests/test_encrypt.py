@@ -159,6 +159,14 @@ def test_the_builder_of_keys_stands_before_the_one_that_signs(tmp_path: Path) ->
     assert [last_word(one) for one in again["builders"]] == kinds
 
 
+def test_an_encrypted_model_is_no_damaged_one(tmp_path: Path) -> None:
+    run = Run(tmp_path, ("site-1",), 0.0)
+    run.global_model_path.parent.mkdir(parents=True)
+    torch.save({"model": {"w": b"cipher", "b": torch.zeros(2)}}, run.global_model_path)
+    with pytest.raises(EncryptedError, match=r"is encrypted: tutorial_utils\.encrypt\.open_model opens it"):
+        _ = run.global_model
+
+
 # The arithmetic, by FLARE's own parts
 
 

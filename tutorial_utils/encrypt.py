@@ -7,6 +7,7 @@ weights = open_model(run, federation.kits.folder / "hospital-a", MyNet())      #
 
 The cipher is CKKS (Cheon et al. 2017, https://eprint.iacr.org/2016/421), by TenSEAL, which FLARE's parts in
 nvflare.app_opt.he call. All sites share one secret key, which lies in their startup kits; the server's kit has none.
+One site that helps the server is enough to open everything.
 """
 
 from __future__ import annotations
@@ -107,6 +108,9 @@ def open_model(
     run: Run, kit: str | Path, net: nn.Module | Mapping[str, Tensor], best: bool = False
 ) -> dict[str, Tensor]:
     """The global model of an encrypted run, with a site's key: what each site can do, and the server cannot.
+
+    Keep what comes out from whoever runs the server while the key is in use: numbers out of CKKS carry an error that
+    tells of the key to one who has the ciphertext too (Li and Micciancio 2021, https://eprint.iacr.org/2020/1533).
 
     Args:
         run: what the server has given back.

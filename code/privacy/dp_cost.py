@@ -30,8 +30,8 @@ def cost_of_noise(
         noises: noise multipliers; 0 clips only, and protects nothing.
         rounds: how often training.epochs are done, with the account going on.
 
-    Returns: a row each; accuracy on the site's test images, epsilon at delta 1e-5, seconds of training in
-        the fastest round (the first one of a process imports what it needs).
+    Returns: a row each; accuracy on the site's test images, epsilon at delta 1e-5, seconds of training
+        in the fastest round (the first one of a process imports what it needs).
     """
     data, settings = str(folder.parent), asdict(training)
     learners = {"plain": CIFAR10ModelLearner(data, **settings)}
