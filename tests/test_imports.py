@@ -15,7 +15,7 @@ CODE = sorted((ROOT / "code").rglob("*.py"))
 ALGORITHMS = {f"algorithms.{path.stem}" for path in (ROOT / "tutorial_utils/algorithms").glob("[!_]*.py")}
 GUARDS = {f"_simulate.{path.stem}" for path in (ROOT / "tutorial_utils/_simulate").glob("guard*.py")}
 # What travels to a site with a job, or is put into one by a runner.
-SHIPS = {"learner", "keep", "values", "metric", "evaluation", *ALGORITHMS - {"algorithms.registry"}}
+SHIPS = {"learner", "keep", "values", "metric", "evaluation", "filters", *ALGORITHMS - {"algorithms.registry"}}
 SHIPS |= {*GUARDS, "_simulate.pace", "_deploy.pulse"}
 # The modules whose test file has another name than theirs.
 TESTED_IN = {
@@ -80,11 +80,15 @@ def test_script_needs_only_numpy_and_torch() -> None:
 
 
 def test_the_federated_half_of_the_example_needs_the_script_flare_and_this_package() -> None:
-    for path in CODE:
+    for path in [path for path in CODE if path.parent.name != "privacy"]:
         assert foreign(path) <= {"dl", "fl", "numpy", "torch", "nvflare", "tutorial_utils"}
     for name in ("model_learner", "executor", "client_api"):
         path = ROOT / "code/fl" / f"{name}.py"
         assert ours(path) <= SHIPS and not any(found.startswith("fl.") for found in imported(path))
+
+
+def test_nothing_needs_the_studies_of_privacy() -> None:
+    assert not any("privacy" in foreign(path) for path in CODE if path.parent.name != "privacy")
 
 
 @pytest.mark.parametrize("name", sorted(SHIPS))
