@@ -64,9 +64,8 @@ def noise(costs: pd.DataFrame, attacks: pd.DataFrame, gains: Mapping[str, str], 
         figure.alt += f"{name}: {', '.join(f'{one:.2f}' for one in mean)}. "
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
     left.set(title="what it costs", ylabel="accuracy on the test images, %", ylim=(0, 1.05))
-    right.set(
-        title="what can still be read", ylabel="correlation with the truth", ylim=(min(right.get_ylim()[0], 0), 1.05)
-    )
+    lowest = min(right.get_ylim()[0], 0)
+    right.set(title="what can still be read", ylabel="correlation with the truth", ylim=(lowest, 1.05))
     for axes in (left, right):
         axes.set_xlabel("noise multiplier")
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)

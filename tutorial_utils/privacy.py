@@ -63,14 +63,16 @@ def pass_through(
     steps: float = 1,
     site: str = "site-1",
     round_number: int = 0,
+    differences: bool = False,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What leaves a site when its whole weights `sent` go through these filters, as FLARE calls them.
+    """What leaves a site when its weights `sent` go through these filters, as FLARE 2.9.0 calls them.
 
     Args:
-        received: the weights that came in, which filters of differences ask for.
+        received: the weights that came in.
         steps: as the learner counts them; some filters divide by them.
+        differences: the site sends what training changed, as FedOpt's does, and not whole weights.
 
-    Returns: the weights, and what the filters noted beside them.
+    Returns: the weights (of differences: those received and the difference), and what the filters noted beside them.
     """
     engine = SimpleNamespace(fire_event=lambda event_type, fl_ctx: None)
     fl_ctx = FLContextManager(engine, site, "filters", public_stickers={}, private_stickers={}).new_context()
@@ -79,17 +81,17 @@ def pass_through(
     fl_ctx.set_prop(FLContextKey.TASK_DATA, task, private=True, sticky=False)
     for one in filters:
         one.handle_event(EventType.BEFORE_TASK_EXECUTION, fl_ctx)
-    fl_ctx.set_prop(FLContextKey.TASK_DATA, None, private=True, sticky=False)  # as FLARE 2.9.0 does before it filters
-    meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: steps}
-    result = DXO(DataKind.WEIGHTS, data=_copy(sent), meta=meta).to_shareable()
+    fl_ctx.set_prop(FLContextKey.TASK_DATA, None, private=True, sticky=False)  # FLARE drops it before it filters
+    data = {name: sent[name] - received[name] for name in sent} if differences else _copy(sent)
+    kind = DataKind.WEIGHT_DIFF if differences else DataKind.WEIGHTS
+    result = DXO(kind, data=data, meta={MetaKey.NUM_STEPS_CURRENT_ROUND: steps}).to_shareable()
     for one in filters:
         result = one.process(result, fl_ctx)
     left = from_shareable(result)
-    if left.data_kind != DataKind.WEIGHTS:
-        raise TutorialError(
-            f"After these filters {left.data_kind} leave, and whole weights went in: convert them back."
-        )
-    return left.data, left.meta
+    if left.data_kind != kind:
+        raise TutorialError(f"These filters make {left.data_kind} of {kind}: give some that keep the kind.")
+    add = {name: received[name] + value for name, value in left.data.items()} if differences else left.data
+    return add, left.meta
 
 
 def difference(after: Params, before: Params) -> np.ndarray:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from nvflare.apis.dxo import DataKind
-from nvflare.app_common.app_constant import AppConstants
+from nvflare.apis.dxo import DataKind, MetaKey
 from nvflare.job_config.defs import FilterType
 
 from dl.train import load_data
@@ -20,11 +19,10 @@ from tutorial_utils.job import TASKS, LearnerJob
 from tutorial_utils.results import Run
 
 SAMPLE = 50  # images of a site that are looked for, byte by byte
-SERVER = "SRV_"  # FLARE's CrossSiteModelEval (nvflare 2.9.0) writes it before its own models
 SWITCHES = {
     "images and labels": "there is nothing to switch off",
     "each update (weights)": "site_filters, encryption; keep_local for single layers",
-    "steps, from which one counts images": "a weight of your own: return (steps, 1) from local_train",
+    "steps, from which one counts images": "return 1 from local_train: then all sites count alike",
     "validation score, each round": "report less in local_validate",
     "test score of each model": "cross_site='none'",
     "the site's own best model": "cross_site='global' or 'none'",
@@ -65,15 +63,12 @@ def who_sees_what(run: Run, folders: Sequence[Path]) -> pd.DataFrame:
     site, *others = run.sites
     came = [note for note in read_notes(run.job_folder) if note["from"] == site]
     reached = [note for other in others for note in read_notes(run.site_folder(other))]
-    parts = [part for note in came for part in note["parts"]]
-    updates = [part for note in came if note["task"] == "train" for part in note["parts"]]
-    scores = [part for part in parts if part["kind"] == DataKind.METRICS]
-    models = [part for note in came if note["task"] == "submit_model" for part in note["parts"]]
-    theirs = [note for note in reached if site in str(note["owner"])]
-    files = read_files(run.job_folder)
-    metrics = run.job_folder / "metrics" / "round_metrics.jsonl"
-    written = metrics.read_text(encoding="utf-8") if metrics.is_file() else ""
-    rows = {
+    updates, models, scores = (parts_of(came, task) for task in ("train", "submit_model", "validate"))
+    told = [part["meta"] for part in parts_of(reached)]
+    theirs = [note for note in reached if note["owner"] == site]
+    files, kept = read_files(run.job_folder), run.rounds[run.rounds["site"] == site]
+    matrix = run.cross_site_path.read_text(encoding="utf-8") if run.cross_site_path.is_file() else ""
+    table = {
         "images and labels": look_for_images(run, folders),
         "each update (weights)": (
             f"{len(updates)} x {updates[0]['numbers']:,} numbers",
@@ -81,35 +76,30 @@ def who_sees_what(run: Run, folders: Sequence[Path]) -> pd.DataFrame:
             say(holds(files, updates), "in a file"),
         ),
         "steps, from which one counts images": (
-            say({part["meta"].get("steps") for part in updates} - {None}),
-            say("steps" in part["meta"] for note in reached for part in note["parts"]),
-            say('"weight"' in written and site in written, "in a file"),
+            say("steps" in part["meta"] for part in updates),
+            say("steps" in meta for meta in told),
+            say(kept["weight"].notna(), "in a file"),
         ),
         "validation score, each round": (
-            say(part["meta"].get(AppConstants.INITIAL_METRICS) for part in updates),
-            say(
-                AppConstants.INITIAL_METRICS in part["meta"]
-                for note in reached
-                for part in note["parts"]
-            ),
-            say('"metrics"' in written and site in written, "in a file"),
+            say(MetaKey.INITIAL_METRICS in part["meta"] for part in updates),
+            say(MetaKey.INITIAL_METRICS in meta for meta in told),
+            say(kept[run.metric.name].notna(), "in a file"),
         ),
         "test score of each model": (
-            f"{len(scores)} models" if scores else "no",
-            say(part["kind"] == DataKind.METRICS for note in reached for part in note["parts"]),
-            say(run.cross_site_path.is_file() and site in run.cross_site_path.read_text(), "in a file"),
+            f"of {len(scores)} models" if scores else "no",
+            say(part["kind"] == DataKind.METRICS for part in parts_of(reached)),
+            say(site in matrix, "in a file"),
         ),
         "the site's own best model": (
             f"{models[0]['numbers']:,} numbers" if models else "no",
-            f"{len(theirs)} of {len(others)} received it" if theirs else "no",
+            say(theirs, f"received by {len(theirs)} of {len(others)}"),
             say(holds(files, models), "in a file"),
         ),
-        "the site's name": ("yes", say(theirs, "with its model"), say(site in written, "in a file")),
+        "the site's name": ("yes", say(theirs, "with its model"), say(len(kept), "in a file")),
     }
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["server", "other sites", "admin"])
-    return table.assign(off=[SWITCHES[name] for name in table.index]).rename(
-        columns={"off": "switched off by"}
-    )
+    columns = ["server", "other sites", "admin"]
+    found = pd.DataFrame.from_dict(table, orient="index", columns=columns)
+    return found.assign(**{"switched off by": [SWITCHES[name] for name in found.index]})
 
 
 def look_for_images(run: Run, folders: Sequence[Path]) -> tuple[str, str, str]:
@@ -117,9 +107,7 @@ def look_for_images(run: Run, folders: Sequence[Path]) -> tuple[str, str, str]:
     run?"""
     site, *others = run.sites
     (home,) = [folder for folder in folders if folder.name == site]
-    images = [
-        image.numpy().tobytes() for image, _ in zip(load_data(home).train.tensors[0], range(SAMPLE))
-    ]
+    images = [image.numpy().tobytes() for image in load_data(home).train.tensors[0][:SAMPLE]]
     found = []
     for folder in ([run.workspace / "server"], [run.workspace / other for other in others]):
         files = [data for one in folder for data in read_files(one)]
@@ -131,6 +119,11 @@ def read_files(folder: Path) -> list[bytes]:
     """All files below a folder but the wiretaps' notes; torch.save and FLARE write arrays as they
     are."""
     return [path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != NOTES]
+
+
+def parts_of(notes: Iterable[Note], task: str | None = None) -> list[dict[str, Any]]:
+    """The data in these messages, of one task or of all."""
+    return [part for note in notes if task in (None, note["task"]) for part in note["parts"]]
 
 
 def bytes_of(notes: Iterable[Note]) -> list[bytes]:

@@ -20,7 +20,7 @@ from privacy.invert import correlation, match, read_images, rebuild, update_of
 from privacy.membership import losses, tell_members
 from tutorial_utils.filters import ClipAndNoise, norm
 from tutorial_utils.learner import to_numpy
-from tutorial_utils.privacy import pass_through
+from tutorial_utils.privacy import compare_updates, difference, epsilon, pass_through
 from tutorial_utils.results import sha256
 from tutorial_utils.values import LearnerError
 
@@ -77,13 +77,15 @@ def first_update(folder: Path, *, seed: int, **how: Any) -> tuple[Params, Params
     return received, to_numpy(net.state_dict()), steps
 
 
-def read_label_mix(chain: Sequence[Filter], folder: Path, *, seed: int, **how: Any) -> float:
+def read_label_mix(
+    chain: Sequence[Filter], folder: Path, *, seed: int, differences: bool = False, **how: Any
+) -> float:
     """How well a site's first update tells how many images of each class it has, after these filters.
 
     Returns: the correlation of the change of the last layer's biases with the numbers of images.
     """
     received, sent, steps = first_update(folder, seed=seed, **how)
-    left, _ = pass_through(chain, received, sent, steps=steps)
+    left, _ = pass_through(chain, received, sent, steps=steps, differences=differences)
     moved = left.get("fc3.bias", received["fc3.bias"]) - received["fc3.bias"]
     labels = load_data(folder).train.tensors[1].numpy()
     held = np.bincount(labels, minlength=len(moved))
@@ -91,7 +93,7 @@ def read_label_mix(chain: Sequence[Filter], folder: Path, *, seed: int, **how: A
 
 
 def rebuild_through(
-    chain: Sequence[Filter], folder: Path, *, seed: int, search: int = 300
+    chain: Sequence[Filter], folder: Path, *, seed: int, differences: bool = False, search: int = 300
 ) -> dict[str, float]:
     """Rebuild one image from the update of one step that went through filters.
 
@@ -103,7 +105,8 @@ def rebuild_through(
     net = Net(seed)
     received = to_numpy(net.state_dict())
     update = update_of(net, pixels[one], labels[one], batch_size=1)
-    left, _ = pass_through(chain, received, {name: received[name] + update[name] for name in update})
+    sent = {name: received[name] + update[name] for name in update}
+    left, _ = pass_through(chain, received, sent, differences=differences)
     seen = {name: left.get(name, value) - value for name, value in received.items()}
     true = normalize(pixels[place])
     found = rebuild(net, seen, labels[one], steps=search, seed=seed)
@@ -119,3 +122,36 @@ def attack_through(
     chain = [ClipAndNoise(clip, noise, seed=seed)]
     found = rebuild_through(chain, pictures, seed=seed) | {"noise": noise, "seed": seed}
     return found | {"label mix": read_label_mix(chain, folder, seed=seed, **how)}
+
+
+def judge_filter(
+    name: str,
+    kind: type[Filter] | None,
+    arguments: dict[str, Any],
+    folder: Path,
+    pictures: Path,
+    *,
+    seed: int,
+    **how: Any,
+) -> dict[str, Any]:
+    """What a filter leaves of a site's first update, sent as a difference, and what can be read in it.
+
+    Returns: cosine to the true update; moved: the share of its weights that change anything; rebuilt
+        and label mix: see rebuild_through and read_label_mix; epsilon of this one release, as the
+        filter itself notes it, or by Opacus for ClipAndNoise; infinite for a filter that promises none.
+    """
+    np.random.seed(seed)  # SVTPrivacy draws from numpy's own
+    received, sent, steps = first_update(folder, seed=seed, **how)
+
+    def chain() -> list[Filter]:
+        return [kind(**arguments)] if kind else []
+
+    left, noted = pass_through(chain(), received, sent, steps=steps, differences=True)
+    left = {key: left.get(key, value) for key, value in received.items()}
+    row: dict[str, Any] = {"filter": name, "seed": seed}
+    row |= compare_updates(difference(sent, received), difference(left, received))
+    row["rebuilt"] = rebuild_through(chain(), pictures, seed=seed, differences=True)["rebuilt"]
+    row["label mix"] = read_label_mix(chain(), folder, seed=seed, differences=True, **how)
+    promised = noted.get("svt_privacy_budget", {}).get("epsilon_total", np.inf)
+    is_ours = kind is ClipAndNoise and arguments.get("noise")
+    return row | {"epsilon": epsilon(arguments["noise"], 1) if is_ours else promised}
