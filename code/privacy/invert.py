@@ -116,8 +116,8 @@ def total_variation(images: Tensor) -> Tensor:
 
 def correlation(one: Tensor, other: Tensor) -> float:
     """Of two images' pixels, -1 to 1: 1 for the same picture, whatever its brightness and contrast."""
-    pair = np.corrcoef(np.asarray(one, float).ravel(), np.asarray(other, float).ravel())
-    return float(np.nan_to_num(pair[0, 1]))
+    pair = [np.asarray(image, float).ravel() for image in (one, other)]
+    return float(np.corrcoef(pair)[0, 1]) if all(pixels.std() for pixels in pair) else 0.0
 
 
 def match(found: Tensor, true: Tensor) -> np.ndarray:
