@@ -8,14 +8,14 @@ run: .venv
 test: .venv
 	$(BIN)/python -m pytest --nbmake -m "not slow" $(ARGS)
 
-test-all: test
+test-all: tenseal test
 	$(BIN)/python -m pytest -m slow tests $(ARGS)
 
 # A relative CIFAR10_SOURCE is meant from here; a notebook's kernel starts one folder down.
 lab: .venv
 	$(if $(CIFAR10_SOURCE),CIFAR10_SOURCE="$$(realpath "$(CIFAR10_SOURCE)")") $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_see_a_federation.ipynb $(ARGS)
 
-notebooks: .venv
+notebooks: tenseal
 	$(BIN)/python notebooks/refresh.py $(ARGS)
 
 bench: .venv
@@ -24,6 +24,11 @@ bench: .venv
 lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Encryption alone needs it, and there is no wheel for every Python and machine: what needs it is left out there.
+tenseal: .venv
+	@$(BIN)/python -m pip install --quiet --only-binary :all: $$(sed -n 's/^#.* \(tenseal==[0-9.]*\)$$/\1/p' environment.yml) \
+	  || echo "There is no TenSEAL for this Python on this machine: what encrypts is skipped, and says so."
 
 # The exact versions stand in environment.yml alone: conda reads them there, and so does this.
 .venv: .venv/installed
@@ -34,4 +39,4 @@ lint: .venv
 	$(BIN)/python -m pip install --quiet --requirement .venv/versions.txt --editable .
 	@touch $@
 
-.PHONY: run test test-all lab notebooks bench lint .venv
+.PHONY: run test test-all lab notebooks bench lint tenseal .venv

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nvflare.apis.filter import Filter
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.fuel.utils.class_loader import load_class
 from nvflare.fuel.utils.class_utils import ModuleScanner, get_class_path_from_config
@@ -126,6 +127,28 @@ class SplitJob(FedJob):
     """
 
     named: tuple[str, ...] = ()
+
+    def part(self, id: str) -> object | None:  # noqa: A002, as FedJob's own methods call it
+        """The server's component or workflow with this id."""
+        app = self._deploy_map[SERVER].get_app_config()
+        workflows = {workflow.id: workflow.controller for workflow in app.workflows}
+        return {**app.components, **workflows}.get(id)
+
+    def replace(self, id: str, part: object) -> None:  # noqa: A002
+        """Another part at the server, in the place of the one with this id: FedJob only adds."""
+        app = self._deploy_map[SERVER].get_app_config()
+        if id in app.components:
+            app.components[id] = part
+        for workflow in app.workflows:
+            if workflow.id == id:
+                workflow.controller = part
+
+    def add_last_filter(self, task: str, part: Filter) -> None:
+        """One more filter of what the sites answer to a task, after all others: FedJob wants equal sets of tasks."""
+        chains = self._deploy_map[EVERYBODY].get_app_config().task_result_filters
+        before = [one for tasks, filters in chains if task in tasks for one in filters]
+        chains[:] = [(tasks - {task}, filters) for tasks, filters in chains if tasks - {task}]
+        chains.append(({task}, [*before, part]))
 
     def _set_all_app(self, client_app: ClientApp, server_app: ServerApp) -> None:
         if not self.named:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tutorial_utils.errors import ResultsError
+from tutorial_utils.errors import EncryptedError, ResultsError
 from tutorial_utils.folder import reason
 from tutorial_utils.metric import Metric
 
@@ -237,6 +237,10 @@ def read_model(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)["model"]
         if not state:
             raise ValueError("it has no weights")
+        encrypted = any(isinstance(value, bytes) for value in state.values())
+    if encrypted:
+        raise EncryptedError(f"{path} is encrypted: tutorial_utils.encrypt.open_model opens it, with a site's kit.")
+    with reading(path, "a model"):
         return {_need("name", name, str): torch.as_tensor(value) for name, value in state.items()}
 
 

@@ -22,6 +22,7 @@ from tutorial_utils._deploy.kits import check_path, find_data, give_data, make_k
 from tutorial_utils._deploy.local import LocalFederation
 from tutorial_utils._deploy.poc import run_in_poc
 from tutorial_utils._simulate.job_folder import name_of
+from tutorial_utils.encrypt import check_tenseal
 from tutorial_utils.errors import DeployedRunError, DeploymentError
 from tutorial_utils.simulate import fresh_folder
 from tutorial_utils.sites import check_site_names
@@ -46,6 +47,7 @@ def provision(
     sites: int | Sequence[str] | None = None,
     runs: str | Path = "runs",
     name: str | None = None,
+    encrypted: bool = False,
 ) -> LocalFederation:
     """Make the startup kits of a project with `nvflare provision`, and a machine of each: nothing runs yet.
 
@@ -58,15 +60,18 @@ def provision(
         data: the dataset folders, named as the sites.
         sites: the names of the sites, or their number, in place of the project file's.
         name: of the folder, the project file's name by default.
+        encrypted: put keys into the kits, which a job of tutorial_utils.encrypt needs; TenSEAL must be there.
 
     Raises: DeploymentError for a project or data that cannot work, TutorialError for a name that FLARE cannot take.
     """
+    if encrypted:
+        check_tenseal(DeploymentError)
     names = check_site_names(names_in(read_project(Path(project)), "client") if sites is None else sites)
     folders = find_data(names, data)
     check_path(Path(runs).resolve())
     folder = fresh_folder(Path(runs).resolve(), name or Path(project).stem)
     try:
-        kits = make_kits(Path(project), folder, names)
+        kits = make_kits(Path(project), folder, names, encrypted)
         return LocalFederation(kits, give_data(kits, folders), folder)
     except BaseException:
         shutil.rmtree(folder)

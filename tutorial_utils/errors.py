@@ -37,6 +37,10 @@ class ResultsError(TutorialError):
     """A run's file is missing or does not hold what it should."""
 
 
+class EncryptedError(ResultsError):
+    """A model that only a site can read; the text says how."""
+
+
 class DeploymentError(TutorialError):
     """A federation that cannot be set up, started or asked. The text says what to do."""
 

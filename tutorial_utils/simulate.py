@@ -115,6 +115,11 @@ def _check(copy: JobFolder, sites: tuple[str, ...], threads: int | None, min_sit
     if min_sites is not None and not 1 <= min_sites <= len(sites):
         raise JobError(f"min_sites is {min_sites}: it must be from 1 to the number of sites, {len(sites)}.")
     copy.check_data(sites)
+    if copy.encrypted:
+        raise JobError(
+            "The job is encrypted, and the simulator has no keys: run it in a federation of "
+            "deploy.provision(..., encrypted=True)."
+        )
     if threads < len(sites):
         warnings.warn(
             f"threads={threads} for {len(sites)} sites: FLARE starts a new process for every task, which takes "

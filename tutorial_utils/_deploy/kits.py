@@ -20,6 +20,8 @@ from tutorial_utils.errors import DeploymentError
 from tutorial_utils.folder import reason
 
 MACHINES = "machines"
+KEYS = "nvflare.lighter.impl.he.HEBuilder"  # a secret key for all sites, and for the server what it needs to add
+SIGNATURE = "nvflare.lighter.impl.signature.SignatureBuilder"
 HEARTBEAT_TIMEOUT = 30  # seconds until the server takes a site that is silent off its list; FLARE's own is 600
 
 NOT_THE_REASON = ("Project yaml", "Hint:", "Code:")  # what else `nvflare provision` prints when it refuses
@@ -68,8 +70,10 @@ def read_project(path: Path) -> dict[str, Any]:
     return project
 
 
-def copy_project(path: Path, folder: Path, sites: Sequence[str] = ()) -> tuple[dict[str, Any], Path]:
-    """A copy of a project file that has a free port of this machine, and other sites if these are named.
+def copy_project(
+    path: Path, folder: Path, sites: Sequence[str] = (), encrypted: bool = False
+) -> tuple[dict[str, Any], Path]:
+    """A copy of a project file that has a free port of this machine, other sites if these are named, and keys.
 
     A site that the file has stays as it is; another one becomes the file's first under a new name.
     """
@@ -81,6 +85,11 @@ def copy_project(path: Path, folder: Path, sites: Sequence[str] = ()) -> tuple[d
         others = [one for one in project["participants"] if one["type"] != "client"]
         known = {one["name"]: one for one in client}
         project["participants"] = [*others, *(known.get(site, client[0]) | {"name": site} for site in sites)]
+    builders = [one["path"] for one in project["builders"]] if encrypted else [KEYS]
+    if KEYS not in builders:  # before the builder that signs what the others made
+        project["builders"].insert(
+            builders.index(SIGNATURE) if SIGNATURE in builders else len(builders), {"path": KEYS}
+        )
     copy = folder / "project.yml"
     copy.write_text(yaml.safe_dump(project, sort_keys=False), encoding="utf-8")
     return project, copy
@@ -97,9 +106,9 @@ def names_in(project: Mapping[str, Any], kind: str) -> list[str]:
     return [one["name"] for one in project["participants"] if one["type"] == kind]
 
 
-def make_kits(project_file: Path, folder: Path, sites: Sequence[str] = ()) -> Kits:
+def make_kits(project_file: Path, folder: Path, sites: Sequence[str] = (), encrypted: bool = False) -> Kits:
     """Run `nvflare provision`, and put each participant's startup kit into folder/machines."""
-    project, copy = copy_project(project_file, folder, sites)
+    project, copy = copy_project(project_file, folder, sites, encrypted)
     command = [sys.executable, "-m", "nvflare.cli", "provision", "-p", str(copy), "-w", str(folder / "provisioned")]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     made = folder / "provisioned" / project["name"] / "prod_00"

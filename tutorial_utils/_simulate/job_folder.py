@@ -31,6 +31,8 @@ SERVER_PACE = "tutorial_utils._simulate.pace.ServerPace"
 SITE_PACE = "tutorial_utils._simulate.pace.SitePace"
 METRICS_WRITER = "nvflare.app_common.widgets.metrics_artifact_writer.MetricsArtifactWriter"
 JSON_GENERATOR = "nvflare.app_common.widgets.validation_json_generator.ValidationJsonGenerator"
+ENCRYPTION = "nvflare.app_opt.he."
+ENCRYPTOR = f"{ENCRYPTION}model_encryptor.HEModelEncryptor"
 EXCLUDE_VARS = "nvflare.app_common.filters.exclude_vars.ExcludeVars"
 GUARD_NEEDS = (guard_checks, guard_files, guard_processes, guard_site)
 # FLARE parses the sources that it ships, and CPython's ast.parse fails now and then ("AST constructor recursion
@@ -83,6 +85,11 @@ class JobFolder:
     def evaluates(self) -> bool:
         """Does it end in a cross-site evaluation?"""
         return self.asked.evaluates
+
+    @property
+    def encrypted(self) -> bool:
+        """Is the server to average what it cannot read?"""
+        return any(str(part.get("path")).startswith(ENCRYPTION) for part in self.server.get("components") or ())
 
     def choose_sites(self, sites: int | Sequence[str] | None) -> tuple[str, ...]:
         """The names of the sites: those that are asked for, where the job has an app for each; else the job's own."""
@@ -237,9 +244,9 @@ def is_plain(name: str) -> bool:
 
 
 def _taken_out(part: Mapping[str, Any]) -> list[str]:
-    """ExcludeVars says what; of any other filter one cannot know."""
-    if _flare.class_path(part) != EXCLUDE_VARS:
-        return [""]
+    """ExcludeVars says what, and an encryption takes nothing out; of any other filter one cannot know."""
+    if (path := _flare.class_path(part)) != EXCLUDE_VARS:
+        return [] if path == ENCRYPTOR else [""]
     names = (part.get("args") or {}).get("exclude_vars") or []
     return [names] if isinstance(names, str) else [f"^{re.escape(str(name))}$" for name in names]
 

@@ -14,7 +14,7 @@ from tutorial_utils._simulate.asked import Asked
 from tutorial_utils._simulate.cause import find_cause
 from tutorial_utils._simulate.guard_checks import find_fault
 from tutorial_utils._simulate.guard_files import FOLDER, RECORD, ROUNDS, read_lines
-from tutorial_utils.errors import SimulationError
+from tutorial_utils.errors import EncryptedError, SimulationError
 from tutorial_utils.results import Run
 
 GLOBAL_MODEL = "SRV_FL_global_model.pt"
@@ -57,7 +57,10 @@ def _find_fault_of_model(run: Run, asked: Asked) -> str | None:
     if run.rounds_kept <= (0 if asked.may_stop else asked.rounds[-1]):
         return "no model was saved" if asked.may_stop else f"the model of round {asked.rounds[-1]} was not saved"
     record = json.loads((run.checkpoint / RECORD).read_text(encoding="utf-8"))
-    model = run.global_model
+    try:
+        model = run.global_model
+    except EncryptedError:  # that it is there is all that can be seen here
+        return None
     as_sent = {name: model[name] for name in record["infinite"] if name in model}
     fault = find_fault(model, record["shapes"], as_sent, record["absent"])
     return f"the global model is wrong: {fault}" if fault else None
