@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nvflare.apis.filter import Filter
 from nvflare.app_common.aggregators.intime_accumulate_model_aggregator import InTimeAccumulateWeightedAggregator
+from nvflare.app_common.filters.convert_weights import ConvertWeights
 from nvflare.app_common.filters.exclude_vars import ExcludeVars
 from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
+from nvflare.app_common.filters.svt_privacy import SVTPrivacy
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 from nvflare.app_common.workflows.fedavg import FedAvg as NewerFedAvg
 from nvflare.job_config.script_runner import ScriptRunner
@@ -25,8 +28,9 @@ from torchvision.models import resnet18
 from fl.executor import CIFAR10Executor
 from tiny import TinyLearner, make_net
 from tutorial_utils._checks import check_count, check_list, check_name, settle_arguments
-from tutorial_utils.algorithms.registry import ALGORITHMS, FedAvg
+from tutorial_utils.algorithms.registry import ALGORITHMS, FedAvg, FedOpt
 from tutorial_utils.errors import JobError, TutorialError
+from tutorial_utils.filters import ClipAndNoise
 from tutorial_utils.job import LearnerJob, build_evaluation, build_job
 from tutorial_utils.metric import Metric
 from tutorial_utils.results import sha256
@@ -395,7 +399,15 @@ def test_aggregator_selector_and_workflow_can_be_others(tmp_path: Path) -> None:
 
 def test_filters_stand_where_weights_leave_in_their_order(tmp_path: Path) -> None:
     site, server = [ExcludeVars(["0.weight"]), PercentilePrivacy(20)], [ExcludeVars(["1.bias"])]
-    folder = export(build_job(TinyLearner(), make_net(), site_filters=site, server_filters=server), tmp_path)
+    job = build_job(
+        TinyLearner(),
+        make_net(),
+        algorithm=FedOpt(),
+        cross_site="global",
+        site_filters=site,
+        server_filters=server,
+    )
+    folder = export(job, tmp_path)
     client, served = read(folder, "client"), read(folder, "server")
     found = [
         (sorted(one["tasks"]), part["path"].rpartition(".")[2])
@@ -406,6 +418,34 @@ def test_filters_stand_where_weights_leave_in_their_order(tmp_path: Path) -> Non
     assert client["task_data_filters"] == served["task_result_filters"] == []
     ((one,), tasks) = ((part["filters"], part["tasks"]) for part in served["task_data_filters"]).__next__()
     assert one["path"].endswith("ExcludeVars") and tasks == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("one", "more", "said"),
+    [
+        (ConvertWeights("weights_to_diff"), {"algorithm": FedOpt()}, "ConvertWeights has nothing to convert by"),
+        (PercentilePrivacy(), {"cross_site": "none"}, "PercentilePrivacy is for differences"),
+        (
+            SVTPrivacy(),
+            {"cross_site": "none"},
+            "algorithm=FedOpt(server_lr=1.0, server_momentum=0.0) sends differences",
+        ),
+        (SVTPrivacy(), {"algorithm": FedOpt()}, "say cross_site='global' or 'none'."),
+        (ClipAndNoise(1.0), {}, "ClipAndNoise cuts updates, and cross_site='all' hands each site's own whole model"),
+    ],
+)
+def test_a_filter_that_would_cut_something_else(one: Filter, more: dict[str, Any], said: str) -> None:
+    with pytest.raises(JobError) as caught:
+        build_job(TinyLearner(), make_net(), site_filters=[one], **more)
+    assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_a_filter_of_this_package_ships_with_what_it_needs(tmp_path: Path) -> None:
+    job = build_job(TinyLearner(), make_net(), cross_site="global", site_filters=[ClipAndNoise(1.0, 0.5)])
+    folder = export(job, tmp_path)
+    (chain,) = read(folder, "client")["task_result_filters"]
+    assert chain["filters"] == [{"path": "tutorial_utils.filters.ClipAndNoise", "args": {"clip": 1.0, "noise": 0.5}}]
+    assert (folder / "app/custom/tutorial_utils/filters.py").is_file()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -14,8 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from nvflare.apis.executor import Executor
+from nvflare.apis.filter import Filter
 from nvflare.apis.fl_component import FLComponent
 from nvflare.app_common.abstract.model_learner import ModelLearner
+from nvflare.app_common.filters.convert_weights import ConvertWeights
+from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
+from nvflare.app_common.filters.svt_privacy import SVTPrivacy
 from nvflare.fuel.utils.class_utils import get_component_init_parameters
 from nvflare.job_config.script_runner import ScriptRunner
 from torch import Tensor, nn
@@ -23,12 +27,14 @@ from torch.nn.parameter import is_lazy
 
 from tutorial_utils.algorithms.registry import FedAvg
 from tutorial_utils.errors import JobError
+from tutorial_utils.filters import ClipAndNoise
 from tutorial_utils.learner import PTModelLearner, metric_of, settings_of
 from tutorial_utils.metric import Metric
 from tutorial_utils.values import LearnerError, match_names
 
 SITE_PARTS = (ModelLearner, Executor, ScriptRunner)
 # What FLARE (2.9.0) replaces in a text of a job: "{name}" as a whole, and doubled braces.
+DIFFERENCES = "algorithm=FedOpt(server_lr=1.0, server_momentum=0.0) sends differences, and averages as FedAvg does"
 BRACES = re.compile(r"^\s*\{[^{}]*\}\s*$|\{\{|\}\}")
 
 
@@ -163,6 +169,25 @@ def check_written(part: object) -> None:
         is_default = kept is parameter.default or (isinstance(kept, (str, int, float)) and kept == parameter.default)
         if not is_default and (odd := _find_odd(kept, name)):
             raise JobError(f"{type(part).__name__}'s argument {name} {odd}.")
+
+
+def check_filters(filters: Sequence[Filter], sends: object, cross_site: str) -> None:
+    """JobError for filters of an update in a job where they would cut something else, without a word."""
+    for one in filters:
+        kind = type(one).__name__
+        if isinstance(one, ConvertWeights):  # nvflare 2.9.0: client_runner drops them before it filters the result
+            raise JobError(
+                f"{kind} has nothing to convert by: FLARE drops what a site received too soon. {DIFFERENCES}."
+            )
+        if isinstance(one, (PercentilePrivacy, SVTPrivacy)) and sends == "WEIGHTS":
+            raise JobError(
+                f"{kind} is for differences, and would cut down whole weights, which are sent: {DIFFERENCES}."
+            )
+        if isinstance(one, (ClipAndNoise, PercentilePrivacy, SVTPrivacy)) and cross_site == "all":
+            raise JobError(
+                f"{kind} cuts updates, and cross_site='all' hands each site's own whole model to every other site: say "
+                "cross_site='global' or 'none'."
+            )
 
 
 def _find_odd(value: Any, name: str) -> str | None:  # noqa: ANN401

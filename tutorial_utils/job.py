@@ -154,6 +154,7 @@ def build_job(
     first = _checks.fit_checkpoint(net, checkpoint)
     for part in filter(None, (*site_filters, *server_filters, aggregator, selector, workflow)):
         _checks.check_written(part)
+    _checks.check_filters(site_filters, algorithm.sends, cross_site)
     _checks.check_keep_local(learner, first)
     site_part = algorithm.site()
     job = _begin(learner, first, sites, rounds, name, metric, files)

@@ -56,11 +56,14 @@ def federated_averaging(
     lr: float = 0.01,
     momentum: float = 0.9,
     after_round: Callable[[int, Params], None] | None = None,
+    leave: Callable[..., Params] | None = None,
 ) -> Params:
     """Scatter, train, gather, average, again. The folders' names are the sites' names.
 
     Args:
         after_round: called with the number of rounds done and the new global weights.
+        leave: called as leave(received, sent, steps=, site=, round_number=); what it returns leaves the
+            site in place of its weights `sent`, as after a filter.
 
     Returns: the global weights after the last round.
     """
@@ -73,7 +76,11 @@ def federated_averaging(
             steps = train_locally(
                 net, folder, params, site_seed, batch_size, epochs=epochs, lr=lr, momentum=momentum
             )
-            updates.append((to_numpy(net.state_dict()), steps))
+            sent = to_numpy(net.state_dict())
+            if leave is not None:
+                where = {"site": folder.name, "round_number": number}
+                sent = leave(params, sent, steps=steps, **where)
+            updates.append((sent, steps))
         params = average(updates)
         if after_round is not None:
             after_round(number + 1, params)
