@@ -20,7 +20,7 @@ from faults.faulty_parts_learner import FaultyPartsLearner
 from fl.by_hand import federated_averaging, score
 from fl.model_learner import CIFAR10ModelLearner
 from fl.parts_at_home import PartsAtHomeLearner
-from fl.parts_by_hand import Parts, federate_parts, run_way, score_parts, welcome
+from fl.parts_by_hand import Parts, compare_ways, federate_parts, run_way, score_parts, welcome
 from tutorial_utils.data import Dataset, prepare, subset
 from tutorial_utils.drive import test_drive
 from tutorial_utils.errors import SimulationError
@@ -192,6 +192,7 @@ def test_every_model_meets_every_site_and_validation_stays_at_home(pair: list[Pa
         assert right == plain_right(Net, wanted.sites[model], folder, split), (model, data, split)
         assert images == len(arrays(folder, split)[1])
         assert split == "test" or model == data
+    assert {row["sha256"] for row in rows} == {sha256(state) for state in wanted.sites.values()}
 
 
 @pytest.mark.parametrize("keep_local", [[], ["fc3.*"]])
@@ -203,6 +204,27 @@ def test_what_is_tuned_makes_as_many_steps_as_what_is_federated(keep_local: list
             folder = next(folder for folder in pair if folder.name == row["site"])
             assert row["right"] == plain_right(Net, end.sites[row["model"]], folder, row["split"]), row
     assert made[:1] == run_way(Net, pair, ROUNDS, keep_local, seed=SEED, **HOW)
+
+
+@pytest.mark.slow
+def test_a_comparison_has_every_way_with_each_split_and_seed(pair: list[Path]) -> None:
+    rows = compare_ways({"one": pair, "other": pair}, (0, SEED), 2, tuned=1, processes=1, **HOW)
+    plain, norm = ({"FedAvg", "tuned", "alone", added} for added in ("FedPer", "FedBN"))
+    wanted = {("plain", way) for way in plain} | {("BatchNorm", way) for way in norm}
+    kinds = {(row["alpha"], row["seed"], row["net"], row["way"]) for row in rows}
+    assert kinds == {(split, seed, *kind) for split in ("one", "other") for seed in (0, SEED) for kind in wanted}
+    assert len(rows) == len(kinds) * (2 * 2 + 2)
+    ends = {
+        ("plain", "FedPer"): plain_rounds(Net, [pair] * 2, ["fc3.*"]),
+        ("plain", "tuned"): plain_rounds(Net, [pair] * 2, [], after=["*"], last=1),
+        ("BatchNorm", "FedBN"): plain_rounds(NormNet, [pair] * 2, ["norm*"]),
+        ("BatchNorm", "alone"): plain_rounds(NormNet, [pair] * 2, ["*"]),
+    }
+    for row in rows:
+        if row["seed"] == SEED and (end := ends.get((row["net"], row["way"]))):
+            kind = Net if row["net"] == "plain" else NormNet
+            folder = next(folder for folder in pair if folder.name == row["site"])
+            assert row["right"] == plain_right(kind, end.sites[row["model"]], folder, row["split"]), row
 
 
 @pytest.mark.parametrize("keep_local", [[], ["fc3.*"]])

@@ -11,18 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from dl.norm_net import NormNet
 from dl.train import Net, evaluate, load_data, make_loader, train
 from fl.by_hand import Params, average, train_locally
 from tutorial_utils.learner import round_seed, to_numpy
+from tutorial_utils.results import sha256
+from tutorial_utils.study import Task, run_tasks
 from tutorial_utils.values import match_names
 
 Row = dict[str, Any]
+NETS: dict[str, type[Net]] = {"plain": Net, "BatchNorm": NormNet}
+WAYS = {  # by net and name: what stays at home
+    ("plain", "FedAvg"): [],
+    ("plain", "alone"): ["*"],
+    ("plain", "FedPer"): ["fc3.*"],
+    ("BatchNorm", "FedAvg"): [],
+    ("BatchNorm", "alone"): ["*"],
+    ("BatchNorm", "FedBN"): ["norm*"],
+}
 
 
 @dataclass(frozen=True)
@@ -103,19 +116,47 @@ def run_way(
     return [score_parts(net, end, folders) for end in ends]
 
 
+def compare_ways(
+    splits: Mapping[str, Sequence[Path]],
+    seeds: Sequence[int],
+    rounds: int,
+    *,
+    tuned: int,
+    processes: int | None = None,
+    **how: float,
+) -> list[Row]:
+    """All WAYS, and FedAvg "tuned" at home in its last rounds, for each split and seed; a core for each.
+
+    Returns: the rows of `score_parts`, each with its split's name as `alpha`, seed, net and way.
+    """
+    tasks: list[Task] = []
+    names = []
+    for (alpha, folders), seed in product(splits.items(), seeds):
+        for (net, way), keep_local in WAYS.items():
+            named = how | {"seed": seed, "tuned": tuned if way == "FedAvg" else 0}
+            tasks.append((run_way, (NETS[net], folders, rounds, keep_local), named))
+            names.append({"alpha": alpha, "seed": seed, "net": net, "way": way})
+    rows = []
+    for name, made in zip(names, run_tasks(tasks, processes), strict=True):
+        for end, way in zip(made, (name["way"], "tuned"), strict=False):
+            rows += [name | {"way": way} | row for row in end]
+    return rows
+
+
 def score_parts(net: Net, parts: Parts, folders: Sequence[Path]) -> list[Row]:
     """Each site's whole model on its own validation images, and on the test images of every site.
 
     Returns: rows of model and site (whose model, whose images), split, right (how many images were named
-        rightly) and images.
+        rightly) and images, and the sha256 of the model.
     """
     data = {folder.name: load_data(folder) for folder in folders}
     rows = []
     for model, own in data.items():
-        load(net, parts.at(model))
+        load(net, whole := parts.at(model))
+        about = {"model": model, "sha256": sha256(whole)}
         judged = [(model, "valid", own.valid), *((site, "test", one.test) for site, one in data.items())]
         for site, split, images in judged:
-            rows.append({"model": model, "site": site, "split": split} | count_right(net, images))
+            rows.append(about | {"site": site, "split": split} | count_right(net, images))
     return rows
 
 
