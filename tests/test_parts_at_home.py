@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nvflare.app_common.filters.exclude_vars import ExcludeVars
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -322,6 +323,25 @@ def test_in_flare_keeping_nothing_is_federated_averaging_to_the_bit(pair: list[P
     assert made.sha256 == wanted.sha256 == sha256(federated_averaging(pair, 2, seed=SEED, **HOW))
     assert made.rounds.equals(wanted.rounds) and made.cross_site.equals(wanted.cross_site)
     assert score(made.global_model, pair) == score(wanted.global_model, pair)
+
+
+@pytest.mark.slow
+def test_what_the_server_need_not_send_can_be_left_out(pair: list[Path], runs: Path) -> None:
+    """FLARE's own filter takes the values out that no site uses: the same bits, fewer bytes."""
+    kind, keep_local = WAYS["FedPer"]
+    unused = [name for name in kind().state_dict() if fnmatch(name, keep_local[0])]
+    job = build_job(
+        make_learner("FedPer", pair[0].parent),
+        kind(SEED),
+        rounds=2,
+        name="one-way",
+        server_filters=[ExcludeVars(unused)],
+    )
+    made, wanted = (simulate(one, runs=runs, progress=False) for one in (job, make_job("FedPer", pair, 2)))
+    assert bits_of(made) == bits_of(wanted)
+    assert made.cross_site.equals(wanted.cross_site)
+    saved = 2 * len(pair) * sum(kind().state_dict()[name].nbytes for name in unused)
+    assert wanted.bytes - made.bytes >= saved
 
 
 def faulty_job(way: str, pair: list[Path], at_round: int) -> LearnerJob:
