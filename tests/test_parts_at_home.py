@@ -228,19 +228,19 @@ def test_a_comparison_has_every_way_with_each_split_and_seed(pair: list[Path]) -
             assert row["right"] == plain_right(kind, end.sites[row["model"]], folder, row["split"]), row
 
 
-@pytest.mark.parametrize("keep_local", [[], ["fc3.*"]])
-def test_a_newcomer_is_looked_at_after_so_many_of_its_own_steps(keep_local: list[str], pair: list[Path]) -> None:
-    old, new = pair
+@pytest.mark.parametrize("way", ["FedAvg", "FedPer", "FedBN"])
+def test_a_newcomer_is_looked_at_after_so_many_of_its_own_steps(way: str, pair: list[Path]) -> None:
+    (kind, keep_local), (old, new) = WAYS[way], pair
     epoch = -(-len(arrays(new, "train")[1]) // HOW["batch_size"])
     looks = [0, 2, epoch + 1]
-    rows = welcome(Net, [old], new, 2, keep_local, looks, seed=SEED, **HOW)
+    rows = welcome(kind, [old], new, 2, keep_local, looks, seed=SEED, **HOW)
     assert [row["steps"] for row in rows] == looks
-    given = plain_rounds(Net, [[old]] * 2, keep_local).server
+    given = plain_rounds(kind, [[old]] * 2, keep_local).server
     for row in rows:
-        net = Net()
+        net = kind()
         net.load_state_dict(given)
         descend(net, new, zlib.crc32(f"{SEED}/{new.name}/2".encode()), most=row["steps"])
-        assert row["right"] == plain_right(Net, net.state_dict(), new), row
+        assert row["right"] == plain_right(kind, net.state_dict(), new), row
         assert row["images"] == len(arrays(new, "test")[1])
 
 
