@@ -665,4 +665,65 @@ THE_RUNNER = [
     ),
 ]
 
-MUTATIONS = [*THE_RUNNER, *THE_RESULTS, *THE_LEARNER, *THE_JOB, *THE_SCRIPT_AND_THE_DATA, *THE_AVERAGE]
+PARTS = "code/fl/parts_by_hand.py"
+
+THE_PARTS_AT_HOME = [
+    Mutation(
+        "H1",
+        "a site forgets what stayed with it",
+        PARTS,
+        "received = folder.name, Parts(shared, own).at(folder.name)",
+        "received = folder.name, shared",
+        at("parts_at_home", "test_by_hand_it_is_what_the_papers_say"),
+    ),
+    Mutation(
+        "H2",
+        "what stays is sent too",
+        PARTS,
+        "for name in trained if name not in kept}",
+        "for name in trained}",
+        at("parts_at_home", "test_by_hand_it_is_what_the_papers_say"),
+    ),
+    Mutation(
+        "H3",
+        "who trains on by himself goes on sharing",
+        PARTS,
+        'for parts in ([keep_local, ["*"]] if tuned',
+        "for parts in ([keep_local, []] if tuned",
+        at("parts_at_home", "test_what_is_tuned_makes_as_many_steps_as_what_is_federated"),
+    ),
+    Mutation(
+        "H4",
+        "test images pass for validation images",
+        PARTS,
+        '(model, "valid", own.valid)',
+        '(model, "valid", own.test)',
+        at("parts_at_home", "test_every_model_meets_every_site_and_validation_stays_at_home"),
+    ),
+    Mutation(
+        "H5",
+        "a newcomer gets nothing of the federation",
+        PARTS,
+        "    load(net, given.shared)\n",
+        "    load(net, to_numpy(kind(seed).state_dict()))\n",
+        at("parts_at_home", "test_a_newcomer_is_looked_at_after_so_many_of_its_own_steps"),
+    ),
+    Mutation(
+        "H6",
+        "after a look the newcomer trains on with BatchNorm switched off",
+        PARTS,
+        "            net.train()  # which scoring has ended\n",
+        "",
+        at("parts_at_home", "test_a_newcomer_is_looked_at_after_so_many_of_its_own_steps"),
+    ),
+]
+
+MUTATIONS = [
+    *THE_RUNNER,
+    *THE_RESULTS,
+    *THE_LEARNER,
+    *THE_JOB,
+    *THE_SCRIPT_AND_THE_DATA,
+    *THE_AVERAGE,
+    *THE_PARTS_AT_HOME,
+]

@@ -137,6 +137,12 @@ def by_seed(gain: str) -> str:
     return f"lambda f, a, b: (lambda t: {gain})(f.pivot(index='seed', columns='model', values='accuracy'))"
 
 
+def of_valid(way: str, split: str = "valid") -> str:
+    """13: a function of a table; v are its rows of one split, t the share named rightly by way, site and seed."""
+    share = "lambda d, *by: d.assign(r=d.accuracy * d.images).groupby([*by]).pipe(lambda g: g.r.sum() / g.images.sum())"
+    return f"lambda s: (lambda v, t: {way})(s[s.split == '{split}'], {share})"
+
+
 # By notebook: what a reader might answer (an expression), and a word of the hint to it.
 WRONG: dict[str, list[tuple[str, str]]] = {
     "00_see_a_federation": [
@@ -326,6 +332,22 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("'../code/own/before.py'", "no scale(train, test)"),
         ("'mine.py'", "FileNotFoundError"),
     ],
+    "13_keep_a_part_at_home": [
+        (of_valid("t(v, 'way').idxmax()", split="test"), "can no longer be judged"),
+        (of_valid("t(s, 'way').idxmax()"), "The rows of test are among yours"),
+        (of_valid("v.groupby('way').accuracy.mean().idxmax()"), "You count every site alike"),
+        (of_valid("t(v, 'way', 'seed').groupby('way').max().idxmax()"), "the best of the seeds"),
+        (of_valid("t(v[v.seed == 0], 'way').idxmax()"), "One seed is not enough"),
+        (of_valid("v.loc[v.accuracy.idxmax(), 'way']"), "highest single accuracy"),
+        (of_valid("t(v, 'way', 'site').unstack('way').idxmax(axis=1).mode()[0]"), "one vote"),
+        (of_valid("t(v, 'way', 'site').groupby('way').min().idxmax()"), "the worst site best"),
+        (of_valid("t(v, 'way').idxmin()"), "take the largest"),
+        (of_valid("t(v, 'way').max()"), "return the name of a way"),
+        (of_valid("t(v, 'way')"), "return the name of a way"),
+        ("lambda s: 'FedPer'", "the same way whatever it gets"),
+        ("lambda s: s.groupby('way').accuracy.median().idxmax()", "add up accuracy times images"),
+        ("lambda s: s.query('split == valid')", "UndefinedVariableError"),
+    ],
 }
 # By notebook: right answers that are not written as the solution is.
 ALSO_RIGHT: dict[str, list[str]] = {
@@ -388,6 +410,13 @@ ALSO_RIGHT: dict[str, list[str]] = {
         ),
     ],
     "10_move_to_real_sites": [f"list(reversed({joining()}))", f"tuple({joining()})"],
+    "13_keep_a_part_at_home": [
+        of_valid("t(v, 'way').idxmax()"),
+        of_valid("max(set(v.way), key=lambda way: (v.accuracy * v.images)[v.way == way].sum())"),
+        "lambda s: s[s.split == 'valid'].groupby('way')[['accuracy', 'images']]"
+        ".apply(lambda g: np.average(g.accuracy, weights=g.images)).sort_values().index[-1]",
+        of_valid("t(v, 'way', 'seed').groupby('way').mean().idxmax()"),
+    ],
 }
 LIBRARIES = {"np": np, "pd": pd, "torch": torch}
 START = """os.chdir(next(Path().glob("notebooks"), "."))  # if the kernel was started in the folder above
