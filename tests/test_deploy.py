@@ -21,12 +21,15 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import torch
 import yaml
 from nvflare.job_config.api import FedJob
 
 from dl.train import Net
+from faults.decay_learner import DecayLearner
 from faults.faulty_learner import FaultyLearner
 from fl.job import PROJECT, build_job
+from tiny import make_net
 from tutorial_utils import deploy, plots
 from tutorial_utils import job as general
 from tutorial_utils._deploy.apps import address, choose_sites, look_through
@@ -37,6 +40,7 @@ from tutorial_utils._deploy.names import safe_name
 from tutorial_utils._deploy.result import judge, seconds_of, sites_of, unpack
 from tutorial_utils._deploy.services import Kept
 from tutorial_utils._simulate import keeper
+from tutorial_utils._simulate.resume import find_earlier
 from tutorial_utils.data import Dataset
 from tutorial_utils.deploy import LocalFederation
 from tutorial_utils.errors import DeployedRunError, DeploymentError, JobError, TutorialError
@@ -307,6 +311,19 @@ def test_a_job_that_no_site_takes_says_why(tmp_path: Path) -> None:
     assert "installed=True" in str(caught.value) and caught.value.status == "FINISHED:FAILED_TO_RUN"
 
 
+def test_a_simulated_run_is_not_resumed_at_real_sites(tmp_path: Path) -> None:
+    """They have kept nothing of it. A folder without a finished round is none to go on from."""
+    with pytest.raises(JobError, match="holds no finished round to go on from"):
+        find_earlier(tmp_path)
+    earlier = Run(tmp_path, ("site-1",), 0.0)
+    checkpoint = earlier.job_folder / "guard/checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    torch.save({"model": {}}, checkpoint / "FL_global_model.pt")
+    (checkpoint / "checkpoint.json").write_text('{"rounds": 1}')
+    with pytest.raises(DeploymentError, match=r"is no run of a federation, .* begin with its weights, build_job"):
+        place(running_job(), tmp_path / "copy", earlier=find_earlier(tmp_path))
+
+
 def test_where_a_site_lets_no_log_out_one_has_to_ask_there(tmp_path: Path) -> None:
     running_job().export_job(str(tmp_path / "job"))
     run = Run(tmp_path, ("hospital-a", "hospital-b"), 1.0)
@@ -516,6 +533,40 @@ def test_a_site_that_is_killed_and_started_again(federation: LocalFederation, mi
         assert run.rounds["round"].max() == 3 and set(run.missing[3]) == {"hospital-b"}
         assert run.cross_site.index.tolist() == ["hospital-a"] and run.state["lost"].keys() == {"hospital-b"}
         assert run.log().count("received dead job report for client hospital-b") < 8  # not one a second
+
+
+@pytest.mark.slow
+def test_a_job_that_was_cut_goes_on_to_the_same_bits(federation: LocalFederation, folder: Path) -> None:
+    """Two cuts: a site's machine that dies, an abort. The learner needs the state that its site has kept."""
+    job = general.build_job(DecayLearner(pause=1.0), make_net(), sites=HOSPITALS, rounds=6, name="decay")
+    uncut = simulate(general.build_job(DecayLearner(), make_net(), sites=HOSPITALS, rounds=6), runs=folder)
+    job_id = federation.submit(job)
+    federation.wait_for_round(job_id, 2)
+    federation.stop_site("hospital-b")
+    with pytest.raises(
+        DeployedRunError, match=r"hospital-b failed in round .*\n.*\n\d finished rounds are safe"
+    ) as lost:
+        federation.watch(job_id, progress=False)
+    federation.start_site("hospital-b")
+    job_id = federation.submit(job, resume_from=lost.value)
+    federation.wait_for_round(job_id, 1)
+    federation.abort(job_id)
+    with pytest.raises(DeployedRunError, match=r"aborted in round .* resume_from= goes on after that") as stopped:
+        federation.watch(job_id, progress=False)
+    run = federation.run(job, resume_from=stopped.value.run.folder, progress=False)
+    assert 0 < lost.value.run.rounds_kept < stopped.value.run.rounds_kept < 6
+    assert same(run, uncut)
+
+
+@pytest.mark.slow
+def test_a_site_that_has_kept_nothing_says_so(federation: LocalFederation) -> None:
+    job = general.build_job(DecayLearner(), make_net(), sites=HOSPITALS, rounds=1, name="decay")
+    earlier = federation.run(job, progress=False)
+    job_id = federation.jobs()["job_id"].iloc[-1]
+    shutil.rmtree(federation.kits.folder / "hospital-a" / job_id)
+    longer = general.build_job(DecayLearner(pause=1.0), make_net(), sites=HOSPITALS, rounds=500, name="decay")
+    with pytest.raises(DeployedRunError, match=r"hospital-a failed in round .: it has nothing left of the job that"):
+        federation.run(longer, resume_from=earlier, progress=False)
 
 
 @pytest.mark.slow
