@@ -40,7 +40,6 @@ from tutorial_utils._deploy.names import safe_name
 from tutorial_utils._deploy.result import judge, seconds_of, sites_of, unpack
 from tutorial_utils._deploy.services import Kept
 from tutorial_utils._simulate import keeper
-from tutorial_utils._simulate.resume import find_earlier
 from tutorial_utils.data import Dataset
 from tutorial_utils.deploy import LocalFederation
 from tutorial_utils.errors import DeployedRunError, DeploymentError, JobError, TutorialError
@@ -312,16 +311,14 @@ def test_a_job_that_no_site_takes_says_why(tmp_path: Path) -> None:
 
 
 def test_a_simulated_run_is_not_resumed_at_real_sites(tmp_path: Path) -> None:
-    """They have kept nothing of it. A folder without a finished round is none to go on from."""
-    with pytest.raises(JobError, match="holds no finished round to go on from"):
-        find_earlier(tmp_path)
+    """Its sites have kept nothing of it."""
     earlier = Run(tmp_path, ("site-1",), 0.0)
     checkpoint = earlier.job_folder / "guard/checkpoint-1"
     checkpoint.mkdir(parents=True)
     torch.save({"model": {}}, checkpoint / "FL_global_model.pt")
     (checkpoint / "checkpoint.json").write_text('{"rounds": 1}')
     with pytest.raises(DeploymentError, match=r"is no run of a federation, .* begin with its weights, build_job"):
-        place(running_job(), tmp_path / "copy", earlier=find_earlier(tmp_path))
+        place(running_job(), tmp_path / "copy", earlier=earlier)
 
 
 def test_where_a_site_lets_no_log_out_one_has_to_ask_there(tmp_path: Path) -> None:

@@ -26,9 +26,7 @@ from fl.job import build_job
 from tutorial_utils._flare import find_config, read_config
 from tutorial_utils._simulate.asked import Asked
 from tutorial_utils._simulate.job_folder import JobFolder, name_of, place_job
-from tutorial_utils._simulate.resume import earlier_lines, find_earlier
 from tutorial_utils.errors import JobError, TutorialError
-from tutorial_utils.results import Run
 from tutorial_utils.simulate import fresh_folder
 
 CODE = Path(build_job.__code__.co_filename).parents[1]
@@ -332,19 +330,6 @@ def test_a_job_that_cannot_go_on_says_why(
     (tmp_path / "FL_global_model.pt").touch()
     with pytest.raises(JobError, match=text):
         place(server=change).go_on_from(tmp_path, done)
-
-
-def test_a_line_that_was_cut_is_no_round_that_is_kept(tmp_path: Path) -> None:
-    """The process that wrote it was killed. Mutation that must not live: the line of the round that was cut stays."""
-    earlier = Run(tmp_path, ("site-1",), 0.0)
-    checkpoint = earlier.job_folder / "guard" / "checkpoint-2"
-    for folder in (checkpoint, earlier.job_folder / "metrics"):
-        folder.mkdir(parents=True)
-    (checkpoint / "FL_global_model.pt").touch()
-    (checkpoint / "checkpoint.json").write_text('{"rounds": 2}')
-    lines = [json.dumps({"round": number, "sites": []}) for number in range(3)]
-    (earlier.job_folder / "metrics" / "round_metrics.jsonl").write_text("\n".join([*lines, '{"round": 3, "si']))
-    assert earlier_lines(find_earlier(earlier)).splitlines() == lines[:2]
 
 
 # --- names of sites ---
