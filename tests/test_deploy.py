@@ -556,6 +556,28 @@ def test_a_job_that_was_cut_goes_on_to_the_same_bits(federation: LocalFederation
 
 
 @pytest.mark.slow
+def test_a_third_hospital_joins(federation: LocalFederation, digits: Dataset, folder: Path) -> None:
+    names = [*HOSPITALS, "hospital-c"]
+    data = split_dataset(digits.folder, names, alpha=FAST.alpha, seed=FAST.seed, out=folder / "three")
+    keys = (federation.kits.folder / "hospital-a/startup/client.key").read_bytes()
+    newcomer = {"name": "hospital-c", "type": "client", "org": "hospital_c"}
+    with pytest.raises(DeploymentError, match="hospital-a cannot join: its name is taken"):
+        federation.join([newcomer | {"name": "hospital-a"}], data)
+    with pytest.raises(DeploymentError, match="no dataset folder for hospital-c"):
+        federation.join([newcomer])
+    with pytest.raises(DeploymentError, match="nvflare provision refuses the newcomers"):
+        federation.join([newcomer | {"org": "hospital c!"}], data)
+    federation.join([newcomer], data)
+    assert (federation.kits.folder / "hospital-a/startup/client.key").read_bytes() == keys
+    federation.start_site("hospital-c")
+    assert federation.sites() == tuple(names)
+    job = general.build_job(DecayLearner(), make_net(), sites=names, rounds=2, name="decay")
+    run, alike = federation.run(job, progress=False), simulate(job, runs=folder, progress=False)
+    federation.stop_site("hospital-c")
+    assert same(run, alike) and run.sites == tuple(names)
+
+
+@pytest.mark.slow
 def test_a_site_that_has_kept_nothing_says_so(federation: LocalFederation) -> None:
     job = general.build_job(DecayLearner(), make_net(), sites=HOSPITALS, rounds=1, name="decay")
     earlier = federation.run(job, progress=False)
