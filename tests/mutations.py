@@ -607,10 +607,10 @@ THE_RUNNER = [
     Mutation(
         "S1",
         "a resumed run keeps the line of the round that was cut",
-        "tutorial_utils/simulate.py",
+        "tutorial_utils/_simulate/resume.py",
         'if line["round"] < earlier.rounds_kept',
         'if line["round"] <= earlier.rounds_kept',
-        at("job_folder"),
+        at("resume"),
     ),
     Mutation(
         "S2", "no pace", "tutorial_utils/simulate.py", "        copy.add_pace()\n", "        pass\n", at("simulate")

@@ -21,12 +21,15 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import torch
 import yaml
 from nvflare.job_config.api import FedJob
 
 from dl.train import Net
+from faults.decay_learner import DecayLearner
 from faults.faulty_learner import FaultyLearner
 from fl.job import PROJECT, build_job
+from tiny import make_net
 from tutorial_utils import deploy, plots
 from tutorial_utils import job as general
 from tutorial_utils._deploy.apps import address, choose_sites, look_through
@@ -307,6 +310,17 @@ def test_a_job_that_no_site_takes_says_why(tmp_path: Path) -> None:
     assert "installed=True" in str(caught.value) and caught.value.status == "FINISHED:FAILED_TO_RUN"
 
 
+def test_a_simulated_run_is_not_resumed_at_real_sites(tmp_path: Path) -> None:
+    """Its sites have kept nothing of it."""
+    earlier = Run(tmp_path, ("site-1",), 0.0)
+    checkpoint = earlier.job_folder / "guard/checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    torch.save({"model": {}}, checkpoint / "FL_global_model.pt")
+    (checkpoint / "checkpoint.json").write_text('{"rounds": 1}')
+    with pytest.raises(DeploymentError, match=r"is no run of a federation, .* begin with its weights, build_job"):
+        place(running_job(), tmp_path / "copy", earlier=earlier)
+
+
 def test_where_a_site_lets_no_log_out_one_has_to_ask_there(tmp_path: Path) -> None:
     running_job().export_job(str(tmp_path / "job"))
     run = Run(tmp_path, ("hospital-a", "hospital-b"), 1.0)
@@ -516,6 +530,62 @@ def test_a_site_that_is_killed_and_started_again(federation: LocalFederation, mi
         assert run.rounds["round"].max() == 3 and set(run.missing[3]) == {"hospital-b"}
         assert run.cross_site.index.tolist() == ["hospital-a"] and run.state["lost"].keys() == {"hospital-b"}
         assert run.log().count("received dead job report for client hospital-b") < 8  # not one a second
+
+
+@pytest.mark.slow
+def test_a_job_that_was_cut_goes_on_to_the_same_bits(federation: LocalFederation, folder: Path) -> None:
+    """Two cuts: a site's machine that dies, an abort. The learner needs the state that its site has kept."""
+    job = general.build_job(DecayLearner(pause=1.0), make_net(), sites=HOSPITALS, rounds=6, name="decay")
+    uncut = simulate(general.build_job(DecayLearner(), make_net(), sites=HOSPITALS, rounds=6), runs=folder)
+    job_id = federation.submit(job)
+    federation.wait_for_round(job_id, 2)
+    federation.stop_site("hospital-b")
+    with pytest.raises(
+        DeployedRunError, match=r"hospital-b failed in round .*\n.*\n\d finished rounds are safe"
+    ) as lost:
+        federation.watch(job_id, progress=False)
+    federation.start_site("hospital-b")
+    job_id = federation.submit(job, resume_from=lost.value)
+    federation.wait_for_round(job_id, 1)
+    federation.abort(job_id)
+    with pytest.raises(DeployedRunError, match=r"aborted in round .* resume_from= goes on after that") as stopped:
+        federation.watch(job_id, progress=False)
+    run = federation.run(job, resume_from=stopped.value.run.folder, progress=False)
+    assert 0 < lost.value.run.rounds_kept < stopped.value.run.rounds_kept < 6
+    assert same(run, uncut)
+
+
+@pytest.mark.slow
+def test_a_third_hospital_joins(federation: LocalFederation, digits: Dataset, folder: Path) -> None:
+    names = [*HOSPITALS, "hospital-c"]
+    data = split_dataset(digits.folder, names, alpha=FAST.alpha, seed=FAST.seed, out=folder / "three")
+    keys = (federation.kits.folder / "hospital-a/startup/client.key").read_bytes()
+    newcomer = {"name": "hospital-c", "type": "client", "org": "hospital_c"}
+    with pytest.raises(DeploymentError, match="hospital-a cannot join: its name is taken"):
+        federation.join([newcomer | {"name": "hospital-a"}], data)
+    with pytest.raises(DeploymentError, match="no dataset folder for hospital-c"):
+        federation.join([newcomer])
+    with pytest.raises(DeploymentError, match="nvflare provision refuses the newcomers"):
+        federation.join([newcomer | {"org": "hospital c!"}], data)
+    federation.join([newcomer], data)
+    assert (federation.kits.folder / "hospital-a/startup/client.key").read_bytes() == keys
+    federation.start_site("hospital-c")
+    assert federation.sites() == tuple(names)
+    job = general.build_job(DecayLearner(), make_net(), sites=names, rounds=2, name="decay")
+    run, alike = federation.run(job, progress=False), simulate(job, runs=folder, progress=False)
+    federation.stop_site("hospital-c")
+    assert same(run, alike) and run.sites == tuple(names)
+
+
+@pytest.mark.slow
+def test_a_site_that_has_kept_nothing_says_so(federation: LocalFederation) -> None:
+    job = general.build_job(DecayLearner(), make_net(), sites=HOSPITALS, rounds=1, name="decay")
+    earlier = federation.run(job, progress=False)
+    job_id = federation.jobs()["job_id"].iloc[-1]
+    shutil.rmtree(federation.kits.folder / "hospital-a" / job_id)
+    longer = general.build_job(DecayLearner(pause=1.0), make_net(), sites=HOSPITALS, rounds=500, name="decay")
+    with pytest.raises(DeployedRunError, match=r"hospital-a failed in round .: it has nothing left of the job that"):
+        federation.run(longer, resume_from=earlier, progress=False)
 
 
 @pytest.mark.slow

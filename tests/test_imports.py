@@ -15,7 +15,8 @@ CODE = sorted((ROOT / "code").rglob("*.py"))
 ALGORITHMS = {f"algorithms.{path.stem}" for path in (ROOT / "tutorial_utils/algorithms").glob("[!_]*.py")}
 GUARDS = {f"_simulate.{path.stem}" for path in (ROOT / "tutorial_utils/_simulate").glob("guard*.py")}
 # What travels to a site with a job, or is put into one by a runner.
-SHIPS = {"learner", "keep", "values", "metric", "evaluation", "filters", *ALGORITHMS - {"algorithms.registry"}}
+SHIPS = {"learner", "keep", "values", "metric", "evaluation", "filters", "tracking"}
+SHIPS |= ALGORITHMS - {"algorithms.registry"}
 SHIPS |= {*GUARDS, "_simulate.pace", "_deploy.pulse"}
 SHIPS |= {"ciphertexts", "dpsgd"}
 OPTIONAL = {"dpsgd": {"opacus"}}  # asked for when it is used, with a sentence where it is missing

@@ -27,8 +27,7 @@ from tutorial_utils._flare import find_config, read_config
 from tutorial_utils._simulate.asked import Asked
 from tutorial_utils._simulate.job_folder import JobFolder, name_of, place_job
 from tutorial_utils.errors import JobError, TutorialError
-from tutorial_utils.results import Run
-from tutorial_utils.simulate import _keep_earlier_rounds, fresh_folder
+from tutorial_utils.simulate import fresh_folder
 
 CODE = Path(build_job.__code__.co_filename).parents[1]
 SAG = {"path": "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather"}
@@ -331,20 +330,6 @@ def test_a_job_that_cannot_go_on_says_why(
     (tmp_path / "FL_global_model.pt").touch()
     with pytest.raises(JobError, match=text):
         place(server=change).go_on_from(tmp_path, done)
-
-
-def test_a_line_that_was_cut_is_no_round_that_is_kept(tmp_path: Path) -> None:
-    """The process that wrote it was killed. Mutation that must not live: the line of the round that was cut stays."""
-    earlier, run = Run(tmp_path / "earlier", ("site-1",), 0.0), Run(tmp_path / "run", ("site-1",), 0.0)
-    checkpoint = earlier.job_folder / "guard" / "checkpoint-2"
-    for folder in (checkpoint, earlier.job_folder / "metrics", run.folder):
-        folder.mkdir(parents=True)
-    (checkpoint / "FL_global_model.pt").touch()
-    (checkpoint / "checkpoint.json").write_text('{"rounds": 2}')
-    lines = [json.dumps({"round": number, "sites": []}) for number in range(3)]
-    (earlier.job_folder / "metrics" / "round_metrics.jsonl").write_text("\n".join([*lines, '{"round": 3, "si']))
-    _keep_earlier_rounds(earlier, run)
-    assert run.earlier_rounds_path.read_text().splitlines() == lines[:2]
 
 
 # --- names of sites ---

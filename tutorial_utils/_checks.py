@@ -20,6 +20,7 @@ from nvflare.app_common.abstract.model_learner import ModelLearner
 from nvflare.app_common.filters.convert_weights import ConvertWeights
 from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
 from nvflare.app_common.filters.svt_privacy import SVTPrivacy
+from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 from nvflare.fuel.utils.class_utils import get_component_init_parameters
 from nvflare.job_config.script_runner import ScriptRunner
 from torch import Tensor, nn
@@ -60,6 +61,12 @@ def check_object(what: str, value: object, kind: type | tuple[type, ...], wanted
         raise JobError(f"{what} is the class {value.__name__}: give an object, {value.__name__}(...).")
     if not isinstance(value, kind):
         raise JobError(f"{what} is a {type(value).__name__}: give {wanted}.")
+
+
+def check_receiver(receiver: AnalyticsReceiver) -> AnalyticsReceiver:
+    """The receiver; JobError for what receives no metrics."""
+    check_object("track", receiver, AnalyticsReceiver, "one of FLARE's receivers, TBAnalyticsReceiver() say")
+    return receiver
 
 
 def check_list(what: str, value: object) -> None:

@@ -22,6 +22,7 @@ from nvflare.app_common.abstract.model_learner import ModelLearner
 from nvflare.app_common.executors.model_learner_executor import ModelLearnerExecutor
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 from nvflare.app_common.widgets.metrics_artifact_writer import MetricsArtifactWriter
+from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 from nvflare.app_common.widgets.validation_json_generator import ValidationJsonGenerator
 from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
 from nvflare.app_opt.pt.file_model_locator import PTFileModelLocator
@@ -31,7 +32,7 @@ from nvflare.job_config.script_runner import ScriptRunner
 from nvflare.widgets.widget import Widget
 from torch import Tensor, nn
 
-from tutorial_utils import _checks
+from tutorial_utils import _checks, tracking
 from tutorial_utils import learner as shipped
 from tutorial_utils._checks import check_count
 from tutorial_utils._flare import SplitJob
@@ -111,6 +112,7 @@ def build_job(
     workflow: Controller | None = None,
     site_filters: Sequence[Filter] = (),
     server_filters: Sequence[Filter] = (),
+    track: AnalyticsReceiver | None = None,
     files: Sequence[str | Path] = (),
 ) -> LearnerJob:
     """Federated training, then cross-site evaluation, as a FedJob.
@@ -139,6 +141,7 @@ def build_job(
             shareable_generator.
         site_filters: of what leaves a site (its update, and the model that it hands out), in this order.
         server_filters: of the model that leaves the server for training.
+        track: FLARE's receiver of metrics at the server, TBAnalyticsReceiver() say: see tutorial_utils.tracking.
         files: more Python files for the sites, each with what it imports; a ScriptRunner's script, say.
 
     Raises: JobError for what cannot work, before anything starts.
@@ -172,6 +175,8 @@ def build_job(
         _add_evaluation(job, "locator", cross_site)
     if site_part:
         job.to_clients(site_part, id="algorithm")
+    if track is not None:
+        tracking.track(job, _checks.check_receiver(track))
     for one in site_filters:
         job.to_clients(one, tasks=["train", "submit_model"], filter_type=FilterType.TASK_RESULT)
     for one in server_filters:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -12,8 +11,8 @@ from pathlib import Path
 
 from nvflare.job_config.api import FedJob
 
-from tutorial_utils._simulate.guard_files import read_lines
 from tutorial_utils._simulate.job_folder import JobFolder, is_plain, name_of, place_job
+from tutorial_utils._simulate.resume import earlier_lines, find_earlier
 from tutorial_utils._simulate.verdict import explain, find_lack
 from tutorial_utils._simulate.watch import run_simulator
 from tutorial_utils.errors import JobError, ResultsError, SimulationError, TutorialError
@@ -139,12 +138,9 @@ def _prepare(
 ) -> None:
     checkpoint = None
     if resume_from is not None:
-        earlier = getattr(resume_from, "run", resume_from)
-        earlier = earlier if isinstance(earlier, Run) else Run(Path(earlier).resolve(), (), 0.0)
-        if not earlier.checkpoint:
-            raise JobError(f"{earlier.folder} holds no finished round to go on from: run without resume_from.")
+        earlier = find_earlier(resume_from)
         checkpoint = earlier.checkpoint
-        _keep_earlier_rounds(earlier, run)
+        run.earlier_rounds_path.write_text(earlier_lines(earlier), encoding="utf-8")
         copy.go_on_from(checkpoint, earlier.rounds_kept)
     if min_sites is not None:
         copy.allow_loss(min_sites)
@@ -154,10 +150,3 @@ def _prepare(
         copy.add_pace()
     resume = {"resume_from": str(checkpoint)} if checkpoint else {}
     copy.add_guard(min_sites=min_sites, resident=resident, sites=list(run.sites), **resume)
-
-
-def _keep_earlier_rounds(earlier: Run, run: Run) -> None:
-    """The lines of the rounds that are kept: FLARE writes a round's line before its model is safe."""
-    paths = (earlier.earlier_rounds_path, earlier.job_folder / "metrics" / "round_metrics.jsonl")
-    kept = [line for path in paths for line in read_lines(path) if line["round"] < earlier.rounds_kept]
-    run.earlier_rounds_path.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
@@ -21,8 +22,10 @@ from tutorial_utils._deploy.logs import bring_error_logs
 from tutorial_utils._deploy.names import safe_name
 from tutorial_utils._deploy.result import judge, unpack
 from tutorial_utils._simulate import guard
+from tutorial_utils._simulate.guard_files import write_json
 from tutorial_utils._simulate.job_folder import JobFolder, name_of, place_job
-from tutorial_utils.errors import DeploymentError
+from tutorial_utils._simulate.resume import earlier_lines, find_earlier
+from tutorial_utils.errors import DeployedRunError, DeploymentError
 from tutorial_utils.results import Run
 from tutorial_utils.simulate import fresh_folder
 
@@ -32,6 +35,8 @@ POLL_SECONDS = 0.5
 LOGIN_SECONDS = 30.0
 SCHEDULE_SECONDS = 120.0  # FLARE's scheduler looks at a waiting job after 10, 20, 40 s again
 ABORT_SECONDS = 60.0
+RECORD = "deployed.json"  # in a Run's folder
+Resumable = Run | DeployedRunError | str | Path
 ENDED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
 
 
@@ -67,7 +72,14 @@ class Federation:
         metas = sorted(metas, key=lambda meta: meta.get("submit_time", 0))
         return pd.DataFrame(metas, columns=["job_id", "name", "status", "duration"])
 
-    def submit(self, job: FedJob | str | Path, *, min_sites: int | None = None, installed: bool = False) -> str:
+    def submit(
+        self,
+        job: FedJob | str | Path,
+        *,
+        min_sites: int | None = None,
+        installed: bool = False,
+        resume_from: Resumable | None = None,
+    ) -> str:
         """Hand a job, or the folder of an exported one, to the server; return the id that it gives the job.
 
         What goes out is a copy with a guard (tutorial_utils._deploy.pulse), which checks every update, and asks
@@ -76,8 +88,12 @@ class Federation:
         Args:
             min_sites: go on without a lost site while so many are left. None: a loss ends the job.
             installed: the sites have the job's code (see `deploy.review`), and it goes to the server alone.
+            resume_from: an earlier Run of this federation, its DeployedRunError or its folder: start after the last
+                round that was safe, as `simulate` does. A site finds its learner's state and its best model in the
+                folder of the earlier job in its own kit; where that is gone the job ends with a sentence.
         """
-        copy = place(job, fresh_folder(self.folder / "submitted", name_of(job)), min_sites)
+        earlier = None if resume_from is None else find_earlier(resume_from)
+        copy = place(job, fresh_folder(self.folder / "submitted", name_of(job)), min_sites, earlier)
         sites = choose_sites(copy.path, self._who_is_there())
         if sites is None and (installed or min_sites is not None):
             raise DeploymentError("The server does not tell you its sites: name them in the job (sites=[...]).")
@@ -135,11 +151,12 @@ class Federation:
         *,
         min_sites: int | None = None,
         installed: bool = False,
+        resume_from: Resumable | None = None,
         progress: bool = True,
         name: str | None = None,
     ) -> Run:
         """Submit a job and watch it to its end: `submit`, then `watch`."""
-        job_id = self.submit(job, min_sites=min_sites, installed=installed)
+        job_id = self.submit(job, min_sites=min_sites, installed=installed, resume_from=resume_from)
         return self.watch(job_id, progress=progress, name=name)
 
     def watch(
@@ -198,6 +215,7 @@ class Federation:
     def _bring_home(self, job_id: str, meta: dict[str, Any], name: str) -> Run:
         """Lay what the server kept of a job as the simulator lays a run, and judge it."""
         folder = fresh_folder(self.folder, name)
+        write_json(folder / RECORD, {"job_id": job_id})
         run = unpack(self.admin.download(job_id, folder / "download"), folder, meta)
         shutil.rmtree(folder / "download")
         self._collect_site_logs(job_id, run)
@@ -209,11 +227,29 @@ class Federation:
         bring_error_logs(self.admin, job_id, run)
 
 
-def place(job: FedJob | str | Path, folder: Path, min_sites: int | None = None) -> JobFolder:
+def place(
+    job: FedJob | str | Path, folder: Path, min_sites: int | None = None, earlier: Run | None = None
+) -> JobFolder:
     """Our own copy of a job in a fresh folder, with the guard, and with the parts that write what a Run reads."""
     copy = place_job(job, folder)
+    settings, site_settings = {"min_sites": min_sites}, {}
+    if earlier:
+        copy.go_on_from(earlier.checkpoint, earlier.rounds_kept)
+        settings["resume_from"] = copy.take_along(earlier.checkpoint, earlier_lines(earlier))
+        site_settings = {"resume_from": _job_of(earlier), "rounds": earlier.rounds_kept}
     copy.add_writers()
-    settings = {"min_sites": min_sites, "filtered": copy.filtered()}
+    settings["filtered"] = copy.filtered()
     kinds = f"{pulse.__name__}.ServerPulse", f"{pulse.__name__}.SitePulse"
-    copy.add("guard", (kinds[0], settings), (kinds[1], {}), guard, pulse)
+    copy.add("guard", (kinds[0], settings), (kinds[1], site_settings), guard, pulse)
     return copy
+
+
+def _job_of(earlier: Run) -> str:
+    """The server's name for it, by which the sites know their folders of it."""
+    path = earlier.folder / RECORD
+    if not path.is_file():
+        raise DeploymentError(
+            f"{earlier.folder} is no run of a federation, and its sites have kept nothing of it: begin with its "
+            "weights, build_job(checkpoint=run.checkpoint / 'FL_global_model.pt')."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))["job_id"]

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from nvflare.lighter.utils import update_storage_locations
 from tutorial_utils._simulate.watch import PLAIN_PATH
 from tutorial_utils.errors import DeploymentError
 from tutorial_utils.folder import reason
+from tutorial_utils.sites import check_site_names
 
 MACHINES = "machines"
 KEYS = "nvflare.lighter.impl.he.HEBuilder"  # a secret key for all sites, and for the server what it needs to add
@@ -109,18 +110,58 @@ def names_in(project: Mapping[str, Any], kind: str) -> list[str]:
 def make_kits(project_file: Path, folder: Path, sites: Sequence[str] = (), encrypted: bool = False) -> Kits:
     """Run `nvflare provision`, and put each participant's startup kit into folder/machines."""
     project, copy = copy_project(project_file, folder, sites, encrypted)
-    command = [sys.executable, "-m", "nvflare.cli", "provision", "-p", str(copy), "-w", str(folder / "provisioned")]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    made = folder / "provisioned" / project["name"] / "prod_00"
-    if done.returncode or not made.is_dir():
-        said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith(NOT_THE_REASON)]
-        raise DeploymentError(f"nvflare provision refuses {project_file}: {' '.join(said)}.")
+    made = _provision(copy, project["name"], project_file)
     (server,), admins, clients = (names_in(project, kind) for kind in ("server", "admin", "client"))
     for name in (server, *admins, *clients):
         shutil.copytree(made / name, folder / MACHINES / name)
     kits = Kits(folder / MACHINES, server, admin_of(project), tuple(clients))
     _keep_storage_inside(kits.folder / kits.server)
     return kits
+
+
+def add_kits(kits: Kits, newcomers: Sequence[Mapping[str, Any]]) -> Kits:
+    """Kits for more participants, signed by the same root: those that are out stay as they are.
+
+    DeploymentError for entries that a project file cannot have, and for names that are taken.
+    """
+    copy = kits.folder.parent / "project.yml"
+    project = read_project(copy)
+    if KEYS in (one["path"] for one in project["builders"]):  # nvflare 2.9.0 would make other keys, for the newcomers
+        raise DeploymentError("The keys of an encrypted federation are made once, for all: provision it anew.")
+    known = {one["name"] for one in project["participants"]}
+    for one in newcomers:
+        if not isinstance(one, Mapping) or not {"name", "type", "org"} <= one.keys():
+            raise DeploymentError(f"{one!r:.80} is no participant: give a dict with name, type and org.")
+        if one["name"] in known or one["type"] not in ("client", "admin"):
+            raise DeploymentError(f"{one['name']} cannot join: its name is taken, or its type is not client or admin.")
+        known.add(one["name"])
+    clients = [one["name"] for one in newcomers if one["type"] == "client"]
+    sites = check_site_names([*kits.sites, *clients])
+    before = copy.read_text(encoding="utf-8")
+    participants = [*project["participants"], *map(dict, newcomers)]
+    copy.write_text(yaml.safe_dump(project | {"participants": participants}, sort_keys=False), encoding="utf-8")
+    try:
+        made = _provision(copy, project["name"], "the newcomers")
+    except DeploymentError:
+        copy.write_text(before, encoding="utf-8")
+        raise
+    for one in newcomers:
+        shutil.copytree(made / one["name"], kits.folder / one["name"])
+    return replace(kits, sites=sites)
+
+
+def _provision(project_file: Path, name: str, whose: object) -> Path:
+    """Run `nvflare provision` on a copy of a project file; the folder of the kits that this run has made."""
+    workspace = project_file.parent / "provisioned"
+    earlier = set((workspace / name).glob("prod_*"))
+    command = [sys.executable, "-m", "nvflare.cli", "provision", "-p", str(project_file), "-w", str(workspace)]
+    command.append("--force")  # no question where it was run before: it goes on, with the same root
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    made = set((workspace / name).glob("prod_*")) - earlier
+    if done.returncode or not made:
+        said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith(NOT_THE_REASON)]
+        raise DeploymentError(f"nvflare provision refuses {whose}: {' '.join(said)}.")
+    return max(made)
 
 
 def _keep_storage_inside(server: Path) -> None:
@@ -147,7 +188,7 @@ def find_data(sites: Sequence[str], datasets: Sequence[str | Path]) -> dict[str,
 
 
 def give_data(kits: Kits, folders: Mapping[str, Path]) -> dict[str, Path]:
-    """Copy each site's dataset folder onto its machine, as data/its-name; the folder to name in SITE_DATA by site."""
-    for site in kits.sites:
-        shutil.copytree(folders[site], kits.folder / site / "data" / site)
-    return {site: kits.folder / site / "data" for site in kits.sites}
+    """Copy each dataset folder onto its site's machine, as data/its-name; the folder to name in SITE_DATA by site."""
+    for site, folder in folders.items():
+        shutil.copytree(folder, kits.folder / site / "data" / site)
+    return {site: kits.folder / site / "data" for site in folders}

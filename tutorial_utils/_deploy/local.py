@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tutorial_utils._deploy.federation import Federation
-from tutorial_utils._deploy.kits import Kits
+from tutorial_utils._deploy.kits import Kits, add_kits, find_data, give_data
 from tutorial_utils._deploy.services import Kept, start_kit
 from tutorial_utils.errors import DeploymentError
 from tutorial_utils.results import Run
@@ -68,6 +70,20 @@ class LocalFederation(Federation):
         self._check(site)
         if service := self._running.pop(site, None):
             service.stop()
+
+    def join(self, newcomers: Sequence[Mapping[str, Any]], data: Sequence[str | Path] = ()) -> None:
+        """Make kits for more participants, while the federation runs: `nvflare provision` again, with the same root.
+
+        Nobody's kit changes, and the server need not be told. Then `start_site` starts a new site.
+
+        Args:
+            newcomers: entries of a project file: name, type ("client" or "admin"), org, for an admin its role.
+            data: the new sites' dataset folders, named as they are.
+        """
+        sites = [one["name"] for one in newcomers if isinstance(one, Mapping) and one.get("type") == "client"]
+        folders = find_data(sites, data)
+        self.kits = add_kits(self.kits, newcomers)
+        self.data |= give_data(self.kits, folders)
 
     def is_running(self, name: str) -> bool:
         """Has the machine of this name a process?"""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
@@ -21,6 +21,7 @@ from tutorial_utils._simulate.guard import ServerGuard
 from tutorial_utils._simulate.guard_site import SiteGuard
 
 TOPIC = "tutorial_utils.pulse"
+LACK = "lack"  # what a site that answers cannot do
 GROUP = "guard"  # the heading of the guard's figures in FLARE's command show_stats
 ASK_SECONDS = 1.0  # between two questions to the sites
 UP_SECONDS = 300.0  # that a site may take to ask for its first task
@@ -38,21 +39,29 @@ class ServerPulse(ServerGuard):
 
     Args:
         min_sites, filtered: as in ServerGuard.
+        resume_from: the earlier job's checkpoint, which came with this one, from the folder of the app.
         absent_seconds: a site that has not answered for so long is lost; one that is not yet up has longer.
     """
 
     loss = "it does not answer any more (its process ended, its machine or its network is down)"
 
     def __init__(
-        self, min_sites: int | None = None, filtered: Sequence[str] = (), absent_seconds: float = 10.0
+        self,
+        min_sites: int | None = None,
+        filtered: Sequence[str] = (),
+        resume_from: str | None = None,
+        absent_seconds: float = 10.0,
     ) -> None:
-        super().__init__(min_sites=min_sites, filtered=filtered)
+        super().__init__(min_sites=min_sites, filtered=filtered, resume_from=resume_from)
         self.absent_seconds = absent_seconds
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
         if event_type == InfoCollector.EVENT_TYPE_GET_STATS:
             self._tell(fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR))
+
+    def _go_on(self, checkpoint: Path) -> None:
+        super()._go_on(self._app_folder / checkpoint)
 
     def _tell(self, collector: GroupInfoCollector) -> None:
         """An admin may ask a running job with FLARE's own command, show_stats."""
@@ -81,7 +90,11 @@ class ServerPulse(ServerGuard):
             return set()
         with self._engine.new_context() as fl_ctx:
             answers = self._engine.send_aux_request(sites, TOPIC, Shareable(), ANSWER_SECONDS, fl_ctx, True) or {}
-        return {site for site, answer in answers.items() if _is_ok(answer)}
+            answers = {site: answer for site, answer in answers.items() if _is_ok(answer)}
+            for site, answer in answers.items():
+                if lack := answer.get(LACK):
+                    self._fail(lack, fl_ctx, site)
+        return set(answers)
 
 
 def _is_ok(answer: object) -> bool:
@@ -89,12 +102,28 @@ def _is_ok(answer: object) -> bool:
 
 
 class SitePulse(SiteGuard):
-    """At a site: answers the server's question."""
+    """At a site: answers the server's question, and brings back what it kept of an earlier job.
+
+    Args:
+        resume_from: the id of that job.
+        rounds: as in SiteGuard.
+    """
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
         if event_type == EventType.START_RUN:
             fl_ctx.get_engine().register_aux_message_handler(TOPIC, self._answer)
 
+    def _earlier(self, app_folder: Path, fl_ctx: FLContext) -> Path:
+        return app_folder.parents[1] / self.resume_from / app_folder.name
+
     def _answer(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
-        return make_reply(ReturnCode.OK)
+        answer = make_reply(ReturnCode.OK)
+        app_folder = Path(fl_ctx.get_prop(FLContextKey.APP_ROOT))
+        if self.resume_from and not self._earlier(app_folder, fl_ctx).is_dir():
+            answer[LACK] = (
+                f"it has nothing left of the job that is resumed (the folder {self.resume_from} of its kit is gone), "
+                "its best model and its learner's state are lost: begin a new job with the weights that are safe, "
+                "build_job(checkpoint=...)"
+            )
+        return answer

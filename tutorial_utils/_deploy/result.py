@@ -11,7 +11,7 @@ import pandas as pd
 
 from tutorial_utils._deploy.names import safe_name
 from tutorial_utils._simulate.job_folder import JobFolder
-from tutorial_utils._simulate.verdict import explain, find_lack
+from tutorial_utils._simulate.verdict import explain, find_lack, safe_rounds
 from tutorial_utils.errors import DeployedRunError, DeploymentError, ResultsError
 from tutorial_utils.results import Run
 
@@ -53,27 +53,34 @@ def unpack(result: Path, folder: Path, meta: dict[str, Any]) -> Run:
     run.job_folder.parent.mkdir(parents=True)
     shutil.move(result / "workspace", run.job_folder)
     shutil.move(result / "job", folder / "job")
+    if (earlier := job_of(run).lines_taken_along).is_file():
+        shutil.copyfile(earlier, run.earlier_rounds_path)
     for log in run.job_folder.glob("log.*"):
         shutil.copy2(log, run.workspace / "server")
     return run
 
 
+def job_of(run: Run) -> JobFolder:
+    """The job as it was submitted, which FLARE keeps with the result."""
+    return JobFolder(next((run.folder / "job").iterdir()))
+
+
 def judge(run: Run, status: str) -> None:
     """DeployedRunError unless the run is whole."""
-    copy = JobFolder(next((run.folder / "job").iterdir()))
     failure, lack = run.state.get("failure"), None
     if not failure and status.endswith("ABORTED"):
         when = "" if run.state.get("round") is None else f" in round {run.state['round']}"
-        raise DeployedRunError(f"The job was aborted{when}. Its files are in {run.folder}.", run, status)
+        text = f"The job was aborted{when}. Its files are in {run.folder}. {safe_rounds(run)}"
+        raise DeployedRunError(text.strip(), run, status)
     if not failure:
         try:
-            lack = find_lack(run, copy.asked)
+            lack = find_lack(run, job_of(run).asked)
         except ResultsError as error:
             lack = str(error)
         if lack is None and run.state.get("phase") == "ended":
             return  # whatever the status is: it is no COMPLETED where a site was lost on purpose
     error = explain(run, failure, f"{lack or 'it did not come to its end'} (FLARE's status is {status})")
-    lines = [line for line in str(error).splitlines() if "resume_from=" not in line]
+    lines = str(error).splitlines()
     site = (failure or {}).get("site")
     if "Traceback" not in str(error) and site and not (run.workspace / site).is_dir():
         lines.insert(2, f"{site} has sent no log: the people there can read it, in the job's folder of their kit.")

@@ -41,5 +41,8 @@ class SiteGuard(Widget):
         self._stack = (self._folder / "stack.txt").open("w", encoding="utf-8")
         faulthandler.register(signal.SIGUSR1, self._stack, all_threads=False)
         if self.resume_from:
-            earlier = Path(self.resume_from, fl_ctx.get_identity_name(), *app_folder.parts[-2:])
-            bring_back(earlier, app_folder, self.rounds)
+            bring_back(self._earlier(app_folder, fl_ctx), app_folder, self.rounds)
+
+    def _earlier(self, app_folder: Path, fl_ctx: FLContext) -> Path:
+        """The app folder that this site had in the run that is resumed."""
+        return Path(self.resume_from, fl_ctx.get_identity_name(), *app_folder.parts[-2:])

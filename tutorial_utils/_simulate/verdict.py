@@ -121,10 +121,15 @@ def explain(run: Run, failure: Mapping[str, Any] | None, lack: str | None = None
     name = {None: "The run", "server": "The server"}.get(who, who)
     lines = [f"{name} failed{_when(run, who, failure.get('task'))}: {text}".rstrip(".") + "."]
     lines.append(f"Its files are in {run.folder}.")
-    if kept := run.rounds_kept:
-        lines.append(f"{kept} finished round{'s are' if kept > 1 else ' is'} safe: resume_from= goes on after that.")
+    lines += [safe_rounds(run)] * bool(run.rounds_kept)
     details = failure.get("details") or (found.traceback if found else "")
     return SimulationError("\n".join([*lines, "", details]).rstrip(), run)
+
+
+def safe_rounds(run: Run) -> str:
+    """What can be done after a failure; "" where no round is safe."""
+    kept = run.rounds_kept
+    return f"{kept} finished round{'s are' if kept > 1 else ' is'} safe: resume_from= goes on after that." * bool(kept)
 
 
 def _when(run: Run, who: str | None, task: str | None) -> str:

@@ -1,0 +1,26 @@
+"""What a run that goes on takes from the one before: in the simulator and at real sites."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tutorial_utils._simulate.guard_files import read_lines
+from tutorial_utils.errors import JobError, TutorialError
+from tutorial_utils.results import Run
+
+
+def find_earlier(resume_from: Run | TutorialError | str | Path) -> Run:
+    """The earlier run, of itself, its error or its folder. JobError where no round of it is safe."""
+    found = getattr(resume_from, "run", resume_from)
+    earlier = found if isinstance(found, Run) else Run(Path(found).resolve(), (), 0.0)
+    if not earlier.checkpoint:
+        raise JobError(f"{earlier.folder} holds no finished round to go on from: run without resume_from.")
+    return earlier
+
+
+def earlier_lines(earlier: Run) -> str:
+    """FLARE's lines of the rounds that are kept: it writes a round's line before its model is safe."""
+    paths = (earlier.earlier_rounds_path, earlier.job_folder / "metrics" / "round_metrics.jsonl")
+    kept = [line for path in paths for line in read_lines(path) if line["round"] < earlier.rounds_kept]
+    return "".join(f"{json.dumps(line)}\n" for line in kept)
