@@ -1,4 +1,4 @@
-# make run · make test · make test-all · make lab · make notebooks · make bench · make lint.  Options for the job:  make run ARGS="--sites 4 --rounds 10 --alpha iid"
+# make run · make test · make test-all · make lab · make notebooks · make site · make bench · make lint.  Options for the job:  make run ARGS="--sites 4 --rounds 10 --alpha iid"
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -18,12 +18,20 @@ lab: .venv
 notebooks: tenseal
 	$(BIN)/python notebooks/refresh.py $(ARGS)
 
+# The web edition: build/site/html/index.html, from the committed outputs. test-site looks at it in a browser.
+site: .venv/site
+	$(BIN)/python docs/build.py
+
+test-site: .venv/site
+	$(BIN)/python -m pytest -m slow tests/test_site.py $(ARGS)
+
 bench: .venv
 	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
 lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 # Encryption alone needs it, and there is no wheel for every Python and machine: what needs it is left out there.
 tenseal: .venv
@@ -31,12 +39,26 @@ tenseal: .venv
 	  || echo "There is no TenSEAL for this Python on this machine: what encrypts is skipped, and says so."
 
 # The exact versions stand in environment.yml alone: conda reads them there, and so does this.
+# TORCH=cpu takes wheels without CUDA: from PyTorch's own index, or from where PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS says.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+INDEX = $(if $(CPU),$(if $(PIP_EXTRA_INDEX_URL)$(PIP_FIND_LINKS),,--extra-index-url $(CPU_INDEX)))
+CPU := $(and $(filter cpu,$(TORCH)),$(filter Linux,$(shell uname -s)))
+SMALL := Packages of about 0.6 GB are coming, 2 GB on disk: a few minutes.
+LARGE := Packages of about 3 GB are coming, 6.3 GB on disk, most of it for NVIDIA GPUs: 5 to 15 minutes on a common line.
+NO_GPU := No NVIDIA GPU is seen here: stop this (Ctrl-C) and say make .venv TORCH=cpu, for a fifth of that.
 .venv: .venv/installed
 .venv/installed: environment.yml pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
+	@if [ -n "$(CPU)" ]; then echo "$(SMALL)"; else echo "$(LARGE)"; command -v nvidia-smi >/dev/null || echo "$(NO_GPU)"; fi
 	$(PYTHON) -m venv .venv
-	sed -n 's/^ *- \([A-Za-z0-9_-]*==.*\)$$/\1/p' environment.yml > .venv/versions.txt
-	$(BIN)/python -m pip install --quiet --requirement .venv/versions.txt --editable .
+	sed -n 's/^ *- \([A-Za-z0-9_-]*==.*\)$$/\1/p' environment.yml $(if $(CPU),| sed 's/^\(torch[a-z]*==[0-9.]*\)/\1+cpu/') > .venv/versions.txt
+	$(BIN)/python -m pip install $(INDEX) --requirement .venv/versions.txt --editable .
 	@touch $@
 
-.PHONY: run test test-all lab notebooks bench lint tenseal .venv
+# What only the web edition needs; its exact versions stand in environment.yml, too, as comments.
+.venv/site: .venv/installed environment.yml
+	sed -n 's/^ *# site: //p' environment.yml > .venv/site.txt
+	$(BIN)/python -m pip install --quiet --requirement .venv/site.txt
+	@touch $@
+
+.PHONY: run test test-all lab notebooks site test-site bench lint tenseal .venv
