@@ -24,7 +24,7 @@ from tutorial_utils._deploy.result import judge, unpack
 from tutorial_utils._simulate import guard
 from tutorial_utils._simulate.guard_files import write_json
 from tutorial_utils._simulate.job_folder import JobFolder, name_of, place_job
-from tutorial_utils._simulate.resume import earlier_lines, find_earlier
+from tutorial_utils._simulate.resume import find_earlier, take_along
 from tutorial_utils.errors import DeployedRunError, DeploymentError
 from tutorial_utils.results import Run
 from tutorial_utils.simulate import fresh_folder
@@ -235,7 +235,7 @@ def place(
     settings, site_settings = {"min_sites": min_sites}, {}
     if earlier:
         copy.go_on_from(earlier.checkpoint, earlier.rounds_kept)
-        settings["resume_from"] = copy.take_along(earlier.checkpoint, earlier_lines(earlier))
+        settings["resume_from"] = take_along(copy, earlier)
         site_settings = {"resume_from": _job_of(earlier), "rounds": earlier.rounds_kept}
     copy.add_writers()
     settings["filtered"] = copy.filtered()

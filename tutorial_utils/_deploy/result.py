@@ -11,6 +11,7 @@ import pandas as pd
 
 from tutorial_utils._deploy.names import safe_name
 from tutorial_utils._simulate.job_folder import JobFolder
+from tutorial_utils._simulate.resume import lines_taken_along
 from tutorial_utils._simulate.verdict import explain, find_lack, safe_rounds
 from tutorial_utils.errors import DeployedRunError, DeploymentError, ResultsError
 from tutorial_utils.results import Run
@@ -53,7 +54,7 @@ def unpack(result: Path, folder: Path, meta: dict[str, Any]) -> Run:
     run.job_folder.parent.mkdir(parents=True)
     shutil.move(result / "workspace", run.job_folder)
     shutil.move(result / "job", folder / "job")
-    if (earlier := job_of(run).lines_taken_along).is_file():
+    if (earlier := lines_taken_along(job_of(run))).is_file():
         shutil.copyfile(earlier, run.earlier_rounds_path)
     for log in run.job_folder.glob("log.*"):
         shutil.copy2(log, run.workspace / "server")

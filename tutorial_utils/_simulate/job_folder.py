@@ -25,7 +25,6 @@ from tutorial_utils.sites import check_site_names
 SERVER_CONFIG = "config_fed_server.json"
 CLIENT_CONFIG = "config_fed_client.json"
 CHECKPOINT = "resume.pt"
-EARLIER, LINES = "custom/earlier", "lines.jsonl"
 SERVER_GUARD = "tutorial_utils._simulate.guard.ServerGuard"
 SITE_GUARD = "tutorial_utils._simulate.guard_site.SiteGuard"
 SERVER_PACE = "tutorial_utils._simulate.pace.ServerPace"
@@ -57,6 +56,11 @@ class JobFolder:
             if _flare.find_config(folder, _stem(SERVER_CONFIG)) and "workflows" in _read(folder, SERVER_CONFIG):
                 return folder
         raise JobError(f"{self.path} has no {SERVER_CONFIG} with workflows: export the job with export_job().")
+
+    @property
+    def server_app(self) -> Path:
+        """The folder of the app that the server gets."""
+        return self._server_folder.parent
 
     @property
     def server(self) -> dict[str, Any]:
@@ -199,24 +203,6 @@ class JobFolder:
         custom = self._server_folder.parent / "custom"
         custom.mkdir(exist_ok=True)
         shutil.copy2(checkpoint / "FL_global_model.pt", custom / CHECKPOINT)
-
-    def take_along(self, checkpoint: Path, lines: str) -> str:
-        """Put an earlier run's checkpoint and the lines of its rounds into the server's part, for a server elsewhere.
-
-        The checkpoint's place, from the app's folder.
-        """
-        place = self._server_folder.parent / EARLIER
-        shutil.copytree(checkpoint, place / checkpoint.name)
-        rounds = checkpoint.parent / guard_files.ROUNDS
-        if rounds.is_file():
-            shutil.copyfile(rounds, place / rounds.name)
-        (place / LINES).write_text(lines, encoding="utf-8")
-        return f"{EARLIER}/{checkpoint.name}"
-
-    @property
-    def lines_taken_along(self) -> Path:
-        """The lines of an earlier run's rounds; a file where there is such a run."""
-        return self._server_folder.parent / EARLIER / LINES
 
     def _folders(self, config: str) -> Iterator[Path]:
         for folder in sorted(self.path.glob("*/config")):
