@@ -88,6 +88,14 @@ def test_the_federated_half_of_the_example_needs_the_script_flare_and_this_packa
         assert ours(path) <= SHIPS and not any(found.startswith("fl.") for found in imported(path))
 
 
+def test_the_other_scripts_know_nothing_of_a_federation_and_their_learners_little() -> None:
+    for path in (path for path in CODE if path.parent.name == "more" and path.stem != "make_folders"):
+        if path.stem.endswith("_learner"):
+            assert foreign(path) == {"more", "tutorial_utils"} and ours(path) == {"learner", "metric"}
+        else:
+            assert foreign(path) <= {"numpy", "pandas", "torch", "torchvision"}
+
+
 @pytest.mark.parametrize("name", sorted(SHIPS))
 def test_what_ships_needs_torch_numpy_psutil_flare_and_what_ships(name: str) -> None:
     path = ROOT / "tutorial_utils" / f"{name.replace('.', '/')}.py"

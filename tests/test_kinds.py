@@ -1,6 +1,6 @@
 """Four scripts that have nothing to do with the example, each federated by a learner of a few lines.
 
-What is shared: plain scripts in tests/kinds, made into learners there; no file of the project is copied or changed.
+Three lie in tests/kinds, the regression in code/more; no file of the project is copied or changed.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.datasets import load_breast_cancer
 
-from kinds import cancer, diabetes, lbfgs, norm
+from kinds import cancer, lbfgs, norm
 from kinds.cancer_learner import CancerLearner
-from kinds.diabetes_learner import DiabetesLearner
 from kinds.lbfgs_learner import LBFGSLearner
 from kinds.norm_learner import NormAtHomeLearner, NormLearner
+from more import regression
+from more.make_folders import make_regression
+from more.regression_learner import RegressionLearner
 from tutorial_utils.drive import compare_with_script, test_drive, train_alone
 from tutorial_utils.job import LearnerJob, build_job
 from tutorial_utils.keep import BestModel
 from tutorial_utils.report import Report
 from tutorial_utils.results import Run
 from tutorial_utils.simulate import simulate
-from tutorial_utils.table import split_table
 
 HOSPITALS = {"university": 380, "st-anna": 129, "rural": 60}
 
@@ -37,7 +38,7 @@ def app_folder(run: Run, site: str) -> Path:
 
 
 def best_local(run: Run, site: str) -> dict:
-    return BestModel(app_folder(run, site), DiabetesLearner.metric).load()
+    return BestModel(app_folder(run, site), RegressionLearner.metric).load()
 
 
 # --- lower is better: the error of a regression ---
@@ -45,15 +46,14 @@ def best_local(run: Run, site: str) -> dict:
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    table = load_diabetes(as_frame=True).frame
-    return split_table(table, 2, label="target", out=tmp_path_factory.mktemp("diabetes") / "sites")[0].parent
+    return make_regression(tmp_path_factory.mktemp("diabetes") / "sites")
 
 
 def diabetes_job(patients: Path, rounds: int = 3) -> LearnerJob:
     torch.manual_seed(3)
     return build_job(
-        DiabetesLearner(str(patients)),
-        diabetes.Net(),
+        RegressionLearner(str(patients)),
+        regression.Net(),
         sites=2,
         rounds=rounds,
         name="diabetes",
@@ -65,18 +65,10 @@ def diabetes_run(patients: Path, runs: Path) -> Run:
     return simulate(diabetes_job(patients), runs=runs, progress=False)
 
 
-def test_a_regression_s_learner_does_what_its_script_does(patients: Path) -> None:
-    torch.manual_seed(3)
-    net = diabetes.Net()
-    first = copy.deepcopy(net)
-    proof = compare_with_script(DiabetesLearner(str(patients)), first, diabetes.main(patients / "site-1", net))
-    assert proof.equal, proof
-
-
 def test_the_best_local_model_is_the_one_with_the_lowest_error(patients: Path) -> None:
     """Alone, a site receives in a round what it made in the one before. At this rate the error soon rises."""
-    drive = test_drive(DiabetesLearner(str(patients), lr=0.3), diabetes.Net(), rounds=4)
-    after = test_drive(DiabetesLearner(str(patients), lr=0.3), diabetes.Net(), rounds=5)
+    drive = test_drive(RegressionLearner(str(patients), lr=0.3), regression.Net(), rounds=4)
+    after = test_drive(RegressionLearner(str(patients), lr=0.3), regression.Net(), rounds=5)
     made = [scores["mae"] for scores in after.received[1:]]
     assert drive.best.meta["round"] == int(np.argmin(made))
     assert drive.best.meta["round"] != int(np.argmax(made))
@@ -84,7 +76,7 @@ def test_the_best_local_model_is_the_one_with_the_lowest_error(patients: Path) -
 
 def test_a_federation_of_lower_is_better(diabetes_run: Run, patients: Path) -> None:
     run = diabetes_run
-    assert run.metric == DiabetesLearner.metric
+    assert run.metric == RegressionLearner.metric
     means = [np.average(rows["mae"], weights=rows["weight"]) for _, rows in run.rounds.groupby("round")]
     assert means[-1] < means[0], "it learns"
     best = score_of(run.best_model, patients, "valid", dict(run.rounds.query("round == 0")[["site", "weight"]].values))
@@ -97,9 +89,9 @@ def test_a_federation_of_lower_is_better(diabetes_run: Run, patients: Path) -> N
 
 
 def score_of(params: dict, patients: Path, split: str, weights: dict[str, float]) -> float:
-    net = diabetes.Net()
+    net = regression.Net()
     net.load_state_dict(params)
-    errors = [diabetes.score(net, diabetes.load(patients / site)[split])["mae"] for site in weights]
+    errors = [regression.score(net, regression.load(patients / site)[split])["mae"] for site in weights]
     return float(np.average(errors, weights=list(weights.values())))
 
 
@@ -107,11 +99,11 @@ def test_the_matrix_is_of_the_metric_that_decides_and_of_others_on_request(diabe
     for metric, matrix in {"mae": diabetes_run.cross_site, "rmse": diabetes_run.matrix("rmse")}.items():
         assert list(matrix.index) == ["site-1", "site-2"]
         assert list(matrix.columns) == ["global", "best global", "site-1", "site-2"]
-        net = diabetes.Net()
+        net = regression.Net()
         for site in diabetes_run.sites:
             for model in diabetes_run.sites:
                 net.load_state_dict(best_local(diabetes_run, model)["params"])
-                by_hand = diabetes.score(net, diabetes.load(patients / site)["test"])[metric]
+                by_hand = regression.score(net, regression.load(patients / site)["test"])[metric]
                 assert matrix.loc[site, model] == pytest.approx(float(by_hand), rel=1e-5)
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from kinds.diabetes import Net, load, make_loader, score, train
+from more.regression import Net, load, make_loader, score, train
 from tutorial_utils.learner import PTModelLearner
 from tutorial_utils.metric import Metric
 
 
-class DiabetesLearner(PTModelLearner):
+class RegressionLearner(PTModelLearner):
+    """Lower is better: the metric says so once, and best models, tables and figures follow it."""
+
     metric = Metric("mae", higher_is_better=False)
 
     def __init__(self, data: str, epochs: int = 2, lr: float = 0.01, seed: int = 0) -> None:

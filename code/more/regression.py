@@ -1,6 +1,8 @@
-"""How far diabetes has gone a year on, from ten measurements: a regression, as people have it.
+"""How far diabetes has gone on within a year, from ten measurements: a regression, as people have it.
 
-python diabetes.py FOLDER     # with train.csv, valid.csv and test.csv, the last column being the one to learn
+    python code/more/regression.py FOLDER
+
+FOLDER holds train.csv, valid.csv and test.csv: ten columns of measurements, then the one to learn.
 """
 
 from __future__ import annotations
@@ -62,5 +64,5 @@ def main(folder: Path, net: Net) -> Net:
 
 
 if __name__ == "__main__":
-    trained = main(Path(sys.argv[1]), Net())
-    print(score(trained, load(Path(sys.argv[1]))["test"]))  # noqa: T201
+    site = Path(sys.argv[1])
+    print(score(main(site, Net()), load(site)["test"]))
