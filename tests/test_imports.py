@@ -89,11 +89,11 @@ def test_the_federated_half_of_the_example_needs_the_script_flare_and_this_packa
 
 
 def test_the_other_scripts_know_nothing_of_a_federation_and_their_learners_little() -> None:
-    for path in (path for path in CODE if path.parent.name == "more" and path.stem != "make_folders"):
-        if path.stem.endswith("_learner"):
-            assert foreign(path) == {"more", "tutorial_utils"} and ours(path) == {"learner", "metric"}
-        else:
-            assert foreign(path) <= {"numpy", "pandas", "torch", "torchvision"}
+    for path in (path for path in CODE if path.parent.name in ("more", "own")):
+        if path.stem.endswith("learner"):
+            assert foreign(path) == {path.parent.name, "tutorial_utils"} and ours(path) == {"learner", "metric"}
+        elif not path.stem.startswith("make_") and path.stem not in ("client", "recipe"):
+            assert foreign(path) <= {"numpy", "pandas", "sklearn", "torch", "torchvision"}
 
 
 @pytest.mark.parametrize("name", sorted(SHIPS))
