@@ -36,7 +36,7 @@ import fl.executor
 from dl.train import Net, evaluate, load_data
 from fl.by_hand import federated_averaging
 from fl.executor import CIFAR10Executor
-from fl.job import CLIENTS, build_job
+from fl.job import CLIENTS, build_job, main
 from fl.recipe import build_recipe
 from tutorial_utils.errors import TutorialError
 from tutorial_utils.keep import BestModel
@@ -200,13 +200,18 @@ def test_jobs_say_what_is_wrong() -> None:
         build_recipe("sites", rounds=0)
 
 
-def test_command_line_builds_the_client_that_is_named(sites: list[Path], tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "code/fl/job.py", "--data", sites[0].parent, "--export", tmp_path]
-    subprocess.run([*command, "--client", "client-api"], check=True, capture_output=True)
+def test_command_line_builds_the_client_that_is_named(
+    sites: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["job.py", "--data", str(sites[0].parent), "--export", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*words, "--client", "client-api"])
+    main()
     assert (tmp_path / "client-api/app/custom/fl/client_api.py").is_file()
-    refused = subprocess.run([*command, "--client", "agent"], capture_output=True, text=True)
-    assert refused.returncode != 0
-    assert "invalid choice: 'agent'" in refused.stderr
+    monkeypatch.setattr(sys, "argv", [*words, "--client", "agent"])
+    with pytest.raises(SystemExit) as refused:
+        main()
+    assert refused.value.code not in (0, None)
+    assert "invalid choice: 'agent'" in capsys.readouterr().err
 
 
 class Site:

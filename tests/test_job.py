@@ -91,9 +91,9 @@ def test_settings_reach_the_configuration(tmp_path: Path) -> None:
     }
 
 
-def test_historical_commands_give_the_same_job_and_the_same_bits(
-    exported: Path, bare: dict[str, str], sites: list[Path], tmp_path: Path
-) -> None:
+@pytest.fixture
+def created(exported: Path, bare: dict[str, str], sites: list[Path], tmp_path: Path) -> Path:
+    """The job as `nvflare job create` makes it of the project's template, where tutorial_utils is not known."""
     absent = subprocess.run(
         [sys.executable, "-c", "import tutorial_utils"], env=bare, cwd=tmp_path, capture_output=True
     )
@@ -104,10 +104,21 @@ def test_historical_commands_give_the_same_job_and_the_same_bits(
     create += ["-sd", exported / "app/custom"]
     create += ["-f", "config_fed_client.conf", f"data={sites[0].parent}"]
     subprocess.run(create, check=True, capture_output=True, cwd=tmp_path, env=bare)
-    for name in ("client", "server"):
-        assert read_config(job, name) == read_config(exported, name)
+    return job
 
-    run = [NVFLARE, "simulator", job, "-w", tmp_path / "ws", "-n", "2", "-t", "2"]
+
+def test_a_historical_command_gives_the_same_job(created: Path, exported: Path) -> None:
+    for name in ("client", "server"):
+        assert read_config(created, name) == read_config(exported, name)
+    files = [{path.name: path.read_bytes() for path in job.rglob("*.py")} for job in (created, exported)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.slow  # fast: it is the same job, as the test above holds, and test_simulate runs that one
+def test_historical_commands_give_the_same_bits(
+    created: Path, bare: dict[str, str], sites: list[Path], tmp_path: Path
+) -> None:
+    run = [NVFLARE, "simulator", created, "-w", tmp_path / "ws", "-n", "2", "-t", "2"]
     subprocess.run(run, check=True, capture_output=True, cwd=tmp_path, env=bare)
     server = tmp_path / "ws/server/simulate_job"
     made = read_model(server / "app_server/FL_global_model.pt")
@@ -128,11 +139,14 @@ def test_command_line_exports(sites: list[Path], tmp_path: Path) -> None:
     assert learner["args"] == {"data": str(sites[0].parent), "batch_size": 8}, "8 suits the digits"
 
 
-def test_command_line_takes_names_for_the_sites(digits: Dataset, tmp_path: Path) -> None:
+def test_command_line_takes_names_for_the_sites(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folders = split_dataset(digits.folder, ["hospital-a", "hospital-b"], out=tmp_path / "sites")
     options = ["--data", os.path.relpath(folders[0].parent), "--sites", "hospital-a,hospital-b"]
-    done = run_command_line(*options, "--rounds", "3", "--lr", "0.1", "--export", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    options += ["--rounds", "3", "--lr", "0.1", "--export", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["job.py", *options])
+    main()
     job = tmp_path / "modellearner"
     meta = json.loads((job / "meta.json").read_text())
     assert meta["deploy_map"] == {"app_server": ["server"], "app_sites": ["hospital-a", "hospital-b"]}

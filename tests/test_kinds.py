@@ -26,8 +26,9 @@ from more.regression_learner import RegressionLearner
 from tutorial_utils.drive import compare_with_script, test_drive, train_alone
 from tutorial_utils.job import LearnerJob, build_job
 from tutorial_utils.keep import BestModel
+from tutorial_utils.rehearse import rehearse
 from tutorial_utils.report import Report
-from tutorial_utils.results import Run
+from tutorial_utils.results import Run, sha256
 from tutorial_utils.simulate import simulate
 
 HOSPITALS = {"university": 380, "st-anna": 129, "rural": 60}
@@ -46,7 +47,7 @@ def best_local(run: Run, site: str) -> dict:
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_regression(tmp_path_factory.mktemp("diabetes") / "sites")
+    return make_regression(tmp_path_factory.mktemp("diabetes") / "sites", sites=3)
 
 
 def diabetes_job(patients: Path, rounds: int = 3) -> LearnerJob:
@@ -54,7 +55,7 @@ def diabetes_job(patients: Path, rounds: int = 3) -> LearnerJob:
     return build_job(
         RegressionLearner(str(patients)),
         regression.Net(),
-        sites=2,
+        sites=3,
         rounds=rounds,
         name="diabetes",
     )
@@ -89,6 +90,11 @@ def test_a_federation_of_lower_is_better(diabetes_run: Run, patients: Path) -> N
         assert kept["score"] < received.iloc[0]
 
 
+def test_three_sites_end_in_the_bits_of_a_rehearsal(diabetes_run: Run, patients: Path) -> None:
+    """Their updates come in any order, and are added in that of the sites' names."""
+    assert sha256(rehearse(diabetes_job(patients)).params) == diabetes_run.sha256
+
+
 def score_of(params: dict, patients: Path, split: str, weights: dict[str, float]) -> float:
     net = regression.Net()
     net.load_state_dict(params)
@@ -98,8 +104,8 @@ def score_of(params: dict, patients: Path, split: str, weights: dict[str, float]
 
 def test_the_matrix_is_of_the_metric_that_decides_and_of_others_on_request(diabetes_run: Run, patients: Path) -> None:
     for metric, matrix in {"mae": diabetes_run.cross_site, "rmse": diabetes_run.matrix("rmse")}.items():
-        assert list(matrix.index) == ["site-1", "site-2"]
-        assert list(matrix.columns) == ["global", "best global", "site-1", "site-2"]
+        assert list(matrix.index) == ["site-1", "site-2", "site-3"]
+        assert list(matrix.columns) == ["global", "best global", "site-1", "site-2", "site-3"]
         net = regression.Net()
         for site in diabetes_run.sites:
             for model in diabetes_run.sites:
@@ -172,6 +178,7 @@ def test_a_script_that_draws_from_numpy_and_random_is_matched_to_the_bit(hospita
     assert proof.equal, proof
 
 
+@pytest.mark.slow  # fast: test_simulate's odd run has such a site, and names; test_drive weighs by patients
 def test_a_site_without_a_score_takes_part_and_has_no_say(cancer_run: Run, hospitals: Path) -> None:
     run = cancer_run
     assert run.sites == tuple(HOSPITALS) and not run.missing
@@ -189,12 +196,14 @@ def test_a_site_without_a_score_takes_part_and_has_no_say(cancer_run: Run, hospi
     assert np.isnan(kept["score"]) and kept["round"] == 0, "the first is kept, and no other beats it"
 
 
+@pytest.mark.slow
 def test_the_matrix_has_all_that_can_be_scored(cancer_run: Run) -> None:
     assert cancer_run.cross_site.notna().all(axis=None), "on the holdout there are positives everywhere"
     assert cancer_run.matrix("brier").notna().all(axis=None)
     assert list(cancer_run.cross_site.columns) == ["global", "best global", *HOSPITALS]
 
 
+@pytest.mark.slow  # fast: test_report
 def test_what_cannot_be_scored_is_an_empty_cell_in_the_report(cancer_run: Run) -> None:
     report = Report(cancer_run, "scikit-learn breast cancer", rows="patients", weighted_by="patients")
     report.write()
@@ -247,6 +256,7 @@ def test_batchnorm_and_a_frozen_part_are_matched_to_the_bit(
     assert proof.equal, proof
 
 
+@pytest.mark.slow  # fast: frozen weights and the checkpoint in the run below; counters in test_aggregator
 def test_frozen_weights_are_untouched_and_counters_stay_integers(norm_run: Run, checkpoint: Path) -> None:
     first, last = torch.load(checkpoint)["state_dict"], norm_run.global_model
     assert set(last) == set(first)
@@ -263,6 +273,7 @@ def test_batchnorm_that_stays_at_home_never_reaches_the_server(at_home_run: Run,
     for name, value in first.items():
         untouched = name.startswith(("features.", "norm."))
         assert torch.equal(last[name], value) == untouched, name
+    assert at_home_run.rounds.query("round == 0")["accuracy %"].max() > 30, "it began from the checkpoint"
 
 
 def test_each_site_keeps_a_batchnorm_of_its_own(at_home_run: Run, checkpoint: Path, sites: list[Path]) -> None:
@@ -333,6 +344,7 @@ def test_a_learner_remembers_from_round_to_round(hospitals: Path) -> None:
         np.testing.assert_allclose(driven[name], value.numpy(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow  # fast: test_aggregator, and the drive above
 def test_the_server_keeps_float64(lbfgs_run: Run) -> None:
     assert {value.dtype for value in lbfgs_run.global_model.values()} == {torch.float64}
     loss = lbfgs_run.rounds.groupby("round")["loss"].mean()

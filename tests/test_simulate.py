@@ -23,7 +23,6 @@ from dl.train import Net, evaluate, load_data, make_loader, train
 from faults import odd_learner
 from fl.by_hand import federated_averaging
 from fl.job import build_job
-from tiny import TinyLearner, make_net
 from tutorial_utils import job as general
 from tutorial_utils._simulate.job_folder import place_job
 from tutorial_utils.data import Dataset
@@ -54,6 +53,7 @@ def test_simulator_equals_federated_averaging_by_hand(run: Run, sites: list[Path
     assert run.sha256 == sha256(by_hand)
 
 
+@pytest.mark.slow  # fast: three sites, in test_kinds, end in the bits of a rehearsal
 def test_five_sites_equal_federated_averaging_by_hand(digits: Dataset, runs: Path) -> None:
     folders = split_dataset(digits.folder, 5, alpha=1.0, seed=0)
     made = simulate(build_job(folders[0].parent, 5, 2, SMALL), runs=runs, progress=False)
@@ -61,6 +61,7 @@ def test_five_sites_equal_federated_averaging_by_hand(digits: Dataset, runs: Pat
     assert made.cross_site.shape == (5, 7)
 
 
+@pytest.mark.slow  # fast: test_drive holds one site against the script, and two sites stand above
 def test_one_site_for_one_round_equals_the_script(digits: Dataset, runs: Path) -> None:
     (folder,) = split_dataset(digits.folder, 1, alpha=None, seed=0)
     made = simulate(build_job(folder.parent, 1, 1, SMALL), runs=runs, progress=False)
@@ -275,6 +276,7 @@ def test_a_learner_s_module_is_not_shadowed_by_one_of_the_runner_s(odd: Run) -> 
     assert all("watch is the learner's" in odd.log(site) for site in odd.sites)
 
 
+@pytest.mark.slow  # fast: test_results reads the rounds of a site that sat out, test_job_folder such a workflow
 def test_a_job_that_draws_its_sites_and_stops_early_is_whole(hospitals: list[Path], runs: Path) -> None:
     workflow = FedAvg(num_clients=2, num_rounds=20, stop_cond="score <= 1000")
     job = odd_job(hospitals, workflow=workflow, cross_site="none", name="drawn")
@@ -282,14 +284,6 @@ def test_a_job_that_draws_its_sites_and_stops_early_is_whole(hospitals: list[Pat
     assert run.rounds["round"].tolist() == [0, 0], "it was content with the first round"
     assert [len(names) for names in run.missing.values()] == [1], "and says who sat out"
     assert set(run.global_model) <= set(odd_learner.OddNet().state_dict())
-
-
-def test_an_evaluation_alone_is_a_run(hospitals: list[Path], runs: Path) -> None:
-    models = {"first": make_net(0), "second": make_net(1)}
-    job = general.build_evaluation(TinyLearner(), models, sites=["north", "south"])
-    run = simulate(job, runs=runs, progress=False)
-    assert run.cross_site.shape == (2, 2) and run.cross_site.notna().all(axis=None)
-    assert run.rounds.empty
 
 
 @pytest.mark.slow

@@ -27,8 +27,8 @@ def read_digits() -> pd.DataFrame:
     return load_digits(as_frame=True).frame.astype(int)
 
 
-def make_regression(out: Path) -> Path:
-    return split_table(load_diabetes(as_frame=True).frame, 2, label="target", out=out)[0].parent
+def make_regression(out: Path, sites: int = 2) -> Path:
+    return split_table(load_diabetes(as_frame=True).frame, sites, label="target", out=out)[0].parent
 
 
 def make_lstm(out: Path) -> Path:
