@@ -36,6 +36,7 @@ TESTED_IN = {
     "_simulate.asked": "test_job_folder",
     "_simulate.cause": "test_verdict",
     "_simulate.keeper": "test_watch",
+    "_simulate.site_process": "test_pace",
     "_simulate.start": "test_pace",
     "algorithms.aggregator": "test_aggregator",
     **dict.fromkeys(ALGORITHMS - {"algorithms.aggregator"}, "test_algorithms"),
