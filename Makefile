@@ -5,8 +5,10 @@ BIN := .venv/bin
 run: .venv
 	$(BIN)/python code/fl/job.py $(ARGS)
 
+# Two at a time: a simulation, or a notebook with one, leaves a core idle for half of its time. WORKERS=0 runs one by one.
+WORKERS ?= 2
 test: .venv
-	$(BIN)/python -m pytest --nbmake -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest --nbmake -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: tenseal test
 	$(BIN)/python -m pytest -m slow tests $(ARGS)

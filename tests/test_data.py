@@ -877,13 +877,13 @@ def test_ctrl_c_during_the_download(server: Server, tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", code, server.url, str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert server.asked.wait(30)
-    deadline = time.monotonic() + 10
+    assert server.asked.wait(120)  # Python starts and imports torch: on a busy machine, not soon
+    deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".download-*/*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert list(tmp_path.glob(".download-*/*"))
     process.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in process.communicate(timeout=20)[1]
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
     assert process.returncode != 0
     assert names(tmp_path) == []
 
@@ -899,7 +899,7 @@ def run_download(*arguments: str | Path, cwd: Path) -> subprocess.Popen:
 def test_two_processes_at_once_and_the_last_line(digits: Dataset, tmp_path: Path) -> None:
     pair = [run_download("--dataset", "digits", "--out", "out", cwd=tmp_path) for _ in range(2)]
     for process in pair:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
         assert (process.returncode, err) == (0, "")
         last = out.strip().splitlines()[-1]
         assert last.startswith("scikit-learn digits") and last.endswith(f" in {tmp_path / 'out'}")

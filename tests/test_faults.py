@@ -319,6 +319,25 @@ def test_two_runs_at_once_do_not_touch_each_other(sites: list[Path], runs: Path)
     assert made[1].folder != made[2].folder
 
 
+def test_a_server_that_stands_still_while_a_site_connects_costs_time_alone(sites: list[Path], runs: Path) -> None:
+    """Swapped out, say. FLARE's own worker gives up after ten seconds, and ends the run."""
+    folder = runs / "still"
+
+    def stop_the_server() -> None:
+        while not any("started to run" in path.read_text() for path in folder.rglob("site-1/log.txt")):
+            time.sleep(0.02)
+        server = next(one for one in marked() if Path(one.cmdline()[1]).name == "start.py")
+        server.send_signal(signal.SIGSTOP)
+        time.sleep(13)
+        server.send_signal(signal.SIGCONT)
+
+    thread = threading.Thread(target=stop_the_server)
+    thread.start()
+    made = simulate(make_job(sites, 1, "still"), runs=folder, progress=False)
+    thread.join()
+    assert made.cross_site.notna().all(axis=None) and made.seconds > 13
+
+
 def test_paths_with_spaces_and_other_letters(sites: list[Path], runs: Path) -> None:
     folder = runs / "Läufe der Klinik (A & B)"
     made = simulate(make_job(sites, 1, "spaces"), runs=folder, progress=False)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nvflare.apis.event_type import EventType
@@ -18,13 +21,13 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
-from nvflare.private.fed.app.simulator import simulator_runner
+from nvflare.private.fed.app.simulator import simulator_runner, simulator_worker
 from nvflare.private.fed.server.server_json_config import WorkFlow
 from nvflare.private.fed.server.server_runner import ServerRunner, ServerRunnerConfig
 
-from tutorial_utils._simulate import pace
+from tutorial_utils._simulate import pace, site_process
 from tutorial_utils._simulate.pace import ASK_AGAIN, TOPIC, ServerPace, SitePace
-from tutorial_utils._simulate.start import NAP_SECONDS, nap
+from tutorial_utils._simulate.start import NAP_SECONDS, nap, start_site
 
 
 class Server:
@@ -188,6 +191,34 @@ def test_the_check_period_that_a_job_names_is_the_one_in_force(server: Server) -
     untouched = ScatterAndGather(task_check_period=0.02)
     untouched.set_communicator(WFCommServer())
     assert untouched.communicator._task_check_period != 0.02, "FLARE has mended it: pace.py need not do it any more"
+
+
+def test_a_site_s_process_does_what_flare_s_own_does_with_more_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where FLARE's start of a site's process changes, ours has to follow."""
+    path = Path(simulator_worker.__file__)
+    *_, last = ast.parse(path.read_text(encoding="utf-8")).body
+    told = [ast.unparse(line) for line in last.body if not isinstance(line.value, ast.Constant)]
+    run = "mpm.run(main_func=main, run_dir=args.workspace, args=args)"
+    assert told == ["args = parse_arguments()", run, "time.sleep(2)"]
+    monkeypatch.setattr(sys, "argv", ["site_process.py", "-m", "its.worker", "-o", "folder", "--client", "a"])
+    seen = []
+    monkeypatch.setattr(simulator_worker, "parse_arguments", lambda: SimpleNamespace(workspace=sys.argv[1:]))
+    monkeypatch.setattr(simulator_worker, "CELL_CONNECT_CHECK_TIMEOUT", 10.0)
+    monkeypatch.setattr(site_process.MainProcessMonitor, "run", lambda **how: seen.append(how))
+    monkeypatch.setattr(site_process.time, "sleep", lambda seconds: None)
+    site_process.main()
+    ((how),) = seen
+    assert how["main_func"] is simulator_worker.main and how["run_dir"] == ["-o", "folder", "--client", "a"]
+    assert simulator_worker.CELL_CONNECT_CHECK_TIMEOUT == site_process.CONNECT_SECONDS > 60
+
+
+def test_the_simulator_starts_a_site_s_process_by_way_of_ours() -> None:
+    tree = ast.parse(Path(simulator_runner.__file__).read_text(encoding="utf-8"))
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    assert {node.attr for node in names if node.value.id == "subprocess"} == {"Popen", "TimeoutExpired"}
+    process = start_site([sys.executable, "-m", "its.worker", "--help"], stdout=subprocess.PIPE, text=True)
+    told = process.communicate(timeout=120)[0]
+    assert process.returncode == 0 and "--simulator_root" in told and "usage: simulator_worker.py" in told
 
 
 def test_naps_are_short_and_the_simulator_uses_nothing_else_of_time() -> None:
