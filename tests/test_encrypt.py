@@ -195,7 +195,7 @@ def test_the_encrypted_mean_is_the_plain_one_and_whole_numbers_stay_whole(contex
 
     states = [make_net(seed).state_dict() for seed in (0, 1, 2)]
     for number, state in enumerate(states):
-        state["0.num_batches_tracked"] += 70_000 + 3 * number
+        state["0.num_batches_tracked"] += 70_000 + 2 * number  # a mean that is rounded up
     weights, server = (10, 700, 3000), WeightedAggregationHelper(weigh_by_local_iter=False)
     for state, weight in zip(states, weights, strict=True):
         server.add(encrypted(state, weight, context), weight, "site", 0)
