@@ -777,6 +777,66 @@ WHAT_SITES_AGREE_ON = [
     ),
 ]
 
+DPSGD, ENCRYPT, CIPHERTEXTS = (f"tutorial_utils/{name}.py" for name in ("dpsgd", "encrypt", "ciphertexts"))
+WHAT_LEAVES_A_SITE = [
+    Mutation(
+        "X1",
+        "the gradients of DP-SGD are made, and the step is taken with the script's own",
+        DPSGD,
+        "before=lambda _: gradients.pre_step()",
+        "before=lambda _: None",
+        at("dpsgd", "test_no_image_moves_the_weights_by_more_than_the_clip"),
+    ),
+    Mutation(
+        "X2",
+        "noise that anyone with the seed can draw again",
+        DPSGD,
+        "    if secret:\n        generator.seed()",
+        "    if False:\n        generator.seed()",
+        at("dpsgd", "test_noise_of_the_machine_differs_from_run_to_run_and_of_the_seed_does_not"),
+    ),
+    Mutation(
+        "X3",
+        "each round's epsilon begins anew",
+        DPSGD,
+        "    if STATE in learner.state:",
+        "    if STATE in ():",
+        at("dpsgd", "test_epsilon_is_opacus_s_over_all_rounds"),
+    ),
+    Mutation(
+        "X4",
+        "a step is divided by Opacus's rounded size of a batch",
+        DPSGD,
+        "len(loader.dataset) / len(loader)  #",
+        "len(loader.dataset) // len(loader) - 1  #",
+        at("dpsgd", "test_without_noise_clip_and_sampling_it_is_the_script"),
+    ),
+    Mutation(
+        "X5",
+        "a site's own model goes to the server in plain",
+        ENCRYPT,
+        'for task, weigh in (("train", True), ("submit_model", False)):',
+        'for task, weigh in (("train", True),):',
+        at("encrypt", "test_filters_of_the_sites_act_before_the_encryption"),
+    ),
+    Mutation(
+        "X6",
+        "encrypted updates count alike, whatever their steps",
+        ENCRYPT,
+        '(("train", True)',
+        '(("train", False)',
+        at("encrypt", "test_filters_of_the_sites_act_before_the_encryption"),
+    ),
+    Mutation(
+        "X7",
+        "whole numbers come out of an encryption cut, not rounded",
+        CIPHERTEXTS,
+        "np.rint(array)",
+        "np.floor(array)",
+        at("encrypt", "test_the_encrypted_mean_is_the_plain_one_and_whole_numbers_stay_whole"),
+    ),
+]
+
 MUTATIONS = [
     *THE_RUNNER,
     *THE_RESULTS,
@@ -787,3 +847,4 @@ MUTATIONS = [
     *THE_PARTS_AT_HOME,
 ]
 MUTATIONS += WHAT_SITES_AGREE_ON
+MUTATIONS += WHAT_LEAVES_A_SITE
