@@ -32,9 +32,7 @@ HOW = {"batch_size": 8, "epochs": 1, "lr": 0.01, "momentum": 0.9}
 # --- epsilon ---
 
 
-@pytest.mark.parametrize(
-    ("noise", "rounds", "delta"), [(1.0, 1, 1e-5), (1.0, 10, 1e-5), (4.0, 50, 1e-6), (0.01, 5, 1e-5)]
-)
+@pytest.mark.parametrize(("noise", "rounds", "delta"), [(1.0, 10, 1e-5), (4.0, 50, 1e-6), (0.01, 5, 0.1)])
 def test_epsilon_is_that_of_opacus(noise: float, rounds: int, delta: float) -> None:
     from opacus.accountants import RDPAccountant
 
