@@ -107,6 +107,21 @@ def by_seed(gain: str) -> str:
 
 
 # By notebook: what a reader might answer (an expression), and a word of the hint to it.
+def chosen(
+    cost: str = "epsilon(n, r)",
+    seeds: str = "min",
+    best: str = "w[k]",
+    otherwise: str = "None",
+) -> str:
+    """12: a function of trials t, the most epsilon e and the least accuracy a; w is what the seeds of a pair k make."""
+    worst = f"t.groupby(['noise', 'rounds'])['accuracy'].{seeds}()"
+    fits = f"[k for k in w.index if (lambda n, r: {cost})(*k) <= e and w[k] >= a]"
+    return f"lambda t, e, a: (lambda w: max({fits}, key=lambda k: {best}, default={otherwise}))({worst})"
+
+
+NO_FLOOR = "max([k for k in w.index if epsilon(*k) <= e], key=w.get, default=None)"
+SORTED = "t.groupby(['noise', 'rounds'], as_index=False)['accuracy'].min().sort_values('accuracy').to_numpy()"
+
 WRONG: dict[str, list[tuple[str, str]]] = {
     "00_see_a_federation": [
         ("'site-9'", "choose one of site-1, site-2"),
@@ -276,6 +291,18 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         (joining(researcher="'role': 'member'"), "row submit_job"),
         (joining(researcher="'role': 'boss'"), "no role"),
     ],
+    "12_guard_what_leaves_a_site": [
+        (chosen("epsilon(n, 1)"), "epsilon of one round"),
+        (chosen("r * epsilon(n, 1)"), "far above what they cost together"),
+        (chosen(seeds="mean"), "mean of the seeds hides"),
+        (chosen(seeds="max"), "The best seed is luck"),
+        (chosen(otherwise=NO_FLOOR), "to no accuracy"),
+        (chosen("0"), "to no epsilon"),
+        (chosen(best="-epsilon(*k)"), "most private of what is allowed"),
+        ("lambda t, e, a: (1.0, int(e))", "take the lowest accuracy of its seeds"),
+        ("lambda trials, most_epsilon, least_accuracy: (2.0, 3)", "the same whatever it gets"),
+        ("lambda trials: (2.0, 3)", "TypeError"),
+    ],
 }
 # By notebook: right answers that are not written as the solution is.
 ALSO_RIGHT: dict[str, list[str]] = {
@@ -328,6 +355,10 @@ ALSO_RIGHT: dict[str, list[str]] = {
         "lambda u, b, limit: {k for k in u if not np.max(np.abs(u[k] - b[k])) <= limit}",
     ],
     "10_move_to_real_sites": [f"list(reversed({joining()}))", f"tuple({joining()})"],
+    "12_guard_what_leaves_a_site": [
+        chosen(),
+        f"lambda t, e, a: ([None] + [(n, r) for n, r, x in {SORTED} if epsilon(n, int(r)) <= e and x >= a])[-1]",
+    ],
 }
 LIBRARIES = {"np": np, "pd": pd, "torch": torch}
 START = """os.chdir(next(Path().glob("notebooks"), "."))  # if the kernel was started in the folder above
