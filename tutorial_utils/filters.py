@@ -76,12 +76,13 @@ class ClipAndNoise(DXOFilter):
         update = {name: weights[name].astype(float) - base[name] for name in names}
         length = norm(update)
         if not math.isfinite(length):
-            raise LearnerError("the update has numbers that are not finite, and cannot be cut: nothing leaves.")
+            raise LearnerError("the update is not finite and cannot be cut: nothing leaves.")
         if length <= self.clip and not self.noise:
             return None
         scale, draw = min(1.0, self.clip / length) if length else 1.0, self._generator(dxo, fl_ctx)
         cut = {name: scale * update[name] + self._noise(update[name].shape, draw) for name in names}
-        dxo.data = dict(dxo.data) | {name: np.asarray(base[name] + cut[name], weights[name].dtype) for name in names}
+        left = {name: np.asarray(base[name] + cut[name], weights[name].dtype) for name in names}
+        dxo.data = dict(dxo.data) | left
         return dxo
 
     def _base(self, dxo: DXO, names: list[str]) -> dict[str, np.ndarray | float]:
