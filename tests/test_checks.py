@@ -143,6 +143,21 @@ def of_valid(way: str, split: str = "valid") -> str:
     return f"lambda s: (lambda v, t: {way})(s[s.split == '{split}'], {share})"
 
 
+def chosen(
+    cost: str = "epsilon(n, r)",
+    seeds: str = "min",
+    best: str = "w[k]",
+    otherwise: str = "None",
+) -> str:
+    """12: a function of trials t, the most epsilon e and the least accuracy a; w is what the seeds of a pair k make."""
+    worst = f"t.groupby(['noise', 'rounds'])['accuracy'].{seeds}()"
+    fits = f"[k for k in w.index if (lambda n, r: {cost})(*k) <= e and w[k] >= a]"
+    return f"lambda t, e, a: (lambda w: max({fits}, key=lambda k: {best}, default={otherwise}))({worst})"
+
+
+NO_FLOOR = "max([k for k in w.index if epsilon(*k) <= e], key=w.get, default=None)"
+SORTED = "t.groupby(['noise', 'rounds'], as_index=False)['accuracy'].min().sort_values('accuracy').to_numpy()"
+
 # By notebook: what a reader might answer (an expression), and a word of the hint to it.
 WRONG: dict[str, list[tuple[str, str]]] = {
     "00_see_a_federation": [
@@ -348,6 +363,18 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("lambda s: s.groupby('way').accuracy.median().idxmax()", "add up accuracy times images"),
         ("lambda s: s.query('split == valid')", "UndefinedVariableError"),
     ],
+    "12_guard_what_leaves_a_site": [
+        (chosen("epsilon(n, 1)"), "epsilon of one round"),
+        (chosen("r * epsilon(n, 1)"), "far above what they cost together"),
+        (chosen(seeds="mean"), "mean of the seeds hides"),
+        (chosen(seeds="max"), "The best seed is luck"),
+        (chosen(otherwise=NO_FLOOR), "to no accuracy"),
+        (chosen("0"), "to no epsilon"),
+        (chosen(best="-epsilon(*k)"), "most private of what is allowed"),
+        ("lambda t, e, a: (1.0, int(e))", "take the lowest accuracy of its seeds"),
+        ("lambda trials, most_epsilon, least_accuracy: (2.0, 3)", "the same whatever it gets"),
+        ("lambda trials: (2.0, 3)", "TypeError"),
+    ],
 }
 # By notebook: right answers that are not written as the solution is.
 ALSO_RIGHT: dict[str, list[str]] = {
@@ -416,6 +443,10 @@ ALSO_RIGHT: dict[str, list[str]] = {
         "lambda s: s[s.split == 'valid'].groupby('way')[['accuracy', 'images']]"
         ".apply(lambda g: np.average(g.accuracy, weights=g.images)).sort_values().index[-1]",
         of_valid("t(v, 'way', 'seed').groupby('way').mean().idxmax()"),
+    ],
+    "12_guard_what_leaves_a_site": [
+        chosen(),
+        f"lambda t, e, a: ([None] + [(n, r) for n, r, x in {SORTED} if epsilon(n, int(r)) <= e and x >= a])[-1]",
     ],
 }
 LIBRARIES = {"np": np, "pd": pd, "torch": torch}

@@ -28,12 +28,12 @@ def moved(left: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: left[name].astype(float) - RECEIVED[name] for name in ("a", "b")}
 
 
-@pytest.mark.parametrize("one", [ClipAndNoise(), ClipAndNoise(clip=5.001), ClipAndNoise(clip=1e9)])
+@pytest.mark.parametrize("one", [ClipAndNoise(), ClipAndNoise(clip=1e3), ClipAndNoise(clip=1e9)])
 def test_nothing_to_cut_and_no_noise_are_the_very_bits(one: ClipAndNoise) -> None:
     """A difference that is taken and added again in float32 would not be."""
     rng = np.random.default_rng(0)
     received = {"a": rng.normal(size=500).astype(np.float32)}
-    sent = {"a": received["a"] + rng.normal(scale=1e-3, size=500).astype(np.float32)}
+    sent = {"a": rng.normal(scale=1e-3, size=500).astype(np.float32)}
     assert ((sent["a"] - received["a"]) + received["a"]).tobytes() != sent["a"].tobytes()
     left, _ = pass_through([one], received, sent)
     assert left["a"].tobytes() == sent["a"].tobytes() and left["a"].dtype == np.float32

@@ -29,6 +29,7 @@ TESTED_IN = {
     "_read": "test_results",
     "_split": "test_partition",
     "ciphertexts": "test_encrypt",
+    "attack_plots": "test_privacy",
     "errors": "test_verdict",
     "evaluation": "test_build_job",
     "folder": "test_data",

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from nvflare.app_common.filters.convert_weights import ConvertWeights
+from nvflare.app_common.filters.exclude_vars import ExcludeVars
+from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
+from nvflare.app_common.filters.svt_privacy import SVTPrivacy
 from torch import nn
 
 from dl.train import Net
 from fl.by_hand import federated_averaging
+from fl.job import build_job
 from privacy import audit, invert
 from privacy.membership import tell_members
 from privacy.study import federate_guarded, judge_filter, read_label_mix, rebuild_through
 from tutorial_utils import attack_plots
+from tutorial_utils.algorithms.registry import FedOpt
 from tutorial_utils.data import Dataset
 from tutorial_utils.errors import ResultsError, TutorialError
 from tutorial_utils.filters import ClipAndNoise
@@ -25,6 +31,7 @@ from tutorial_utils.learner import to_numpy
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.privacy import compare_updates, epsilon, pass_through
 from tutorial_utils.results import Run, sha256
+from tutorial_utils.simulate import simulate
 
 HOW = {"batch_size": 8, "epochs": 1, "lr": 0.01, "momentum": 0.9}
 
@@ -32,9 +39,7 @@ HOW = {"batch_size": 8, "epochs": 1, "lr": 0.01, "momentum": 0.9}
 # --- epsilon ---
 
 
-@pytest.mark.parametrize(
-    ("noise", "rounds", "delta"), [(1.0, 1, 1e-5), (1.0, 10, 1e-5), (4.0, 50, 1e-6), (0.01, 5, 1e-5)]
-)
+@pytest.mark.parametrize(("noise", "rounds", "delta"), [(1.0, 10, 1e-5), (4.0, 50, 1e-6), (0.01, 5, 0.1)])
 def test_epsilon_is_that_of_opacus(noise: float, rounds: int, delta: float) -> None:
     from opacus.accountants import RDPAccountant
 
@@ -199,6 +204,50 @@ def test_bytes_are_found_where_they_are() -> None:
     part = {"bytes": weights.tobytes()[:64].hex()}
     assert audit.holds([b"xx" + weights.tobytes()], [part]) and not audit.holds([b"xx"], [part])
     assert not audit.holds([b"xx"], [{"bytes": ""}]), "nothing is in every text"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("one", "algorithm"),
+    [
+        (SVTPrivacy(), FedOpt(server_lr=1.0, server_momentum=0.0)),
+        (PercentilePrivacy(90), FedOpt(server_lr=1.0, server_momentum=0.0)),
+        (ExcludeVars(["fc3.weight", "fc3.bias"]), None),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_what_a_filter_cuts_is_no_fault(one: Any, algorithm: Any, sites: list[Path], runs: Path) -> None:
+    more = {"algorithm": algorithm, "cross_site": "global", "site_filters": [one]}
+    run = simulate(build_job(sites[0].parent, 2, 2, FAST.training, **more), runs=runs, progress=False)
+    assert run.rounds["round"].nunique() == 2 and list(run.cross_site) == ["global", "best global"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip", [None, 1e6])
+def test_no_noise_and_no_cut_are_the_bits_of_the_plain_run(
+    clip: float | None, run: Run, sites: list[Path], runs: Path
+) -> None:
+    job = build_job(
+        sites[0].parent, 2, FAST.rounds, FAST.training, cross_site="none", site_filters=[ClipAndNoise(clip)]
+    )
+    assert simulate(job, runs=runs, progress=False).sha256 == run.sha256
+
+
+@pytest.mark.slow
+def test_what_left_is_read_off_the_run_and_noise_has_the_bits_of_the_one_by_hand(sites: list[Path], runs: Path) -> None:
+    data, noise = sites[0].parent, {"clip": 2.0, "noise": 0.01, "seed": 0}
+    opened = simulate(audit.listen(build_job(data, 2, 2, FAST.training)), runs=runs, progress=False)
+    table = audit.who_sees_what(opened, sites)
+    assert list(table.loc["images, labels"]) == ["no", "no", "no"]
+    assert list(table.loc["updates"]) == ["2 x 62,006", "received", "in a file"], "the best model is one of them"
+    assert list(table.loc["own best model"]) == ["62,006", "at 1 of 1", "in a file"]
+    assert list(table.loc["steps"]) == ["yes", "no", "in a file"]
+    more = {"cross_site": "global", "site_filters": [ClipAndNoise(**noise)]}
+    closed = simulate(audit.listen(build_job(data, 2, 2, FAST.training, **more)), runs=runs, progress=False)
+    table = audit.who_sees_what(closed, sites)
+    assert list(table.loc["updates"]) == ["2 x 62,006", "no", "no"]
+    assert list(table.loc["own best model"]) == ["no", "no", "no"]
+    assert closed.sha256 == federate_guarded(sites, 2, **noise, **HOW)["sha256"] != opened.sha256
 
 
 # --- figures ---

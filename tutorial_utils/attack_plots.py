@@ -1,4 +1,5 @@
-"""Figures of what an update gives away, beside those of plots.py: rebuilt pictures, and noise against all it stops.
+"""Figures of what an update gives away, beside those of plots.py: rebuilt pictures, and noise against
+all it stops.
 
 As there, each function returns one figure with its alt text, and `data` says what it is made from.
 """
@@ -17,7 +18,8 @@ from tutorial_utils.errors import TutorialError
 
 @in_our_style
 def rebuilt(rows: Mapping[str, np.ndarray], notes: Mapping[str, Sequence[float]], data: str) -> TutorialFigure:
-    """Rows of pictures [N, C, H, W] by name, the same number in each; under a picture stands its number in `notes`.
+    """Rows of pictures [N, C, H, W] by name, the same number in each; under a picture stands its number
+    in `notes`.
 
     Floats are in -1..1 (black to white), bytes as they are.
     """
@@ -36,7 +38,14 @@ def rebuilt(rows: Mapping[str, np.ndarray], notes: Mapping[str, Sequence[float]]
     for (x, y), mark in zip(below, marks, strict=True):
         axes.text(x, y, mark.replace("nan", ""), ha="center", va="top", fontsize=7.5)
     for number, name in enumerate(rows):
-        axes.text(-4, below[number * count][1] - pixels.shape[1] / 2, name, ha="right", va="center", fontsize=8.5)
+        axes.text(
+            -4,
+            below[number * count][1] - pixels.shape[1] / 2,
+            name,
+            ha="right",
+            va="center",
+            fontsize=8.5,
+        )
     axes.set_axis_off()
     return figure
 
@@ -47,7 +56,8 @@ def _as_light(pictures: np.ndarray) -> np.ndarray:
 
 @in_our_style
 def noise(costs: pd.DataFrame, attacks: pd.DataFrame, gains: Mapping[str, str], data: str) -> TutorialFigure:
-    """One knob, the noise: left the accuracy by number of sites, right what attacks read. Mean and range of the seeds.
+    """One knob, the noise: left the accuracy by number of sites, right what attacks read. Mean and range
+    of the seeds.
 
     Args:
         costs: columns sites, noise, accuracy (0..1); a row for each seed.

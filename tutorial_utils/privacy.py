@@ -1,4 +1,5 @@
-"""What noise is worth: its epsilon, by Opacus; and what a filter makes of an update, seen in this process."""
+"""What noise is worth: its epsilon, by Opacus; and what a filter makes of an update, seen in this
+process."""
 
 from __future__ import annotations
 
@@ -22,23 +23,26 @@ Params = Mapping[str, np.ndarray]
 
 
 def epsilon(noise: float, rounds: int, delta: float = 1e-5) -> float:
-    """The epsilon of (epsilon, delta) differential privacy that ClipAndNoise gives a site after so many rounds.
+    """The epsilon of (epsilon, delta) differential privacy that ClipAndNoise gives a site after so many
+    rounds.
 
-    It protects the whole part of one site in the job, against everyone, the server included: neighbours are a run with
-    this site's update in a round and one with a zero in its place. All sites take part in every round, so nothing is
-    gained by sampling. By the Renyi accountant of Opacus (Mironov 2017, arXiv:1702.07476), an upper bound. Metrics and
-    steps that the site sends beside its weights are not covered.
+    It protects the whole part of one site in the job, against everyone, the server included: neighbours
+    are a run with this site's update in a round and one with a zero in its place. All sites take part in
+    every round, so nothing is gained by sampling. By the Renyi accountant of Opacus (Mironov 2017,
+    arXiv:1702.07476), an upper bound. Metrics and steps that the site sends beside its weights are not
+    covered.
 
     Args:
-        noise: the noise multiplier; for what is known of the mean of K equal sites alone, noise * sqrt(K).
+        noise: the noise multiplier; for what is known of the mean of K equal sites alone, noise *
+            sqrt(K).
         delta: the probability with which the bound may fail: well below 1 / (number of those protected).
 
     Raises: TutorialError for numbers that make no sense, and where Opacus is missing.
     """
     if not noise >= 0 or rounds < 1 or not 0 < delta < 1:
         raise TutorialError(
-            f"noise {noise!r}, rounds {rounds!r}, delta {delta!r}: give a noise from 0, a round or more, "
-            "and a delta between 0 and 1."
+            f"noise {noise!r}, rounds {rounds!r}, delta {delta!r}: give a noise from 0, a round or more, and "
+            "a delta between 0 and 1."
         )
     try:
         from opacus.accountants import RDPAccountant
@@ -72,7 +76,8 @@ def pass_through(
         steps: as the learner counts them; some filters divide by them.
         differences: the site sends what training changed, as FedOpt's does, and not whole weights.
 
-    Returns: the weights (of differences: those received and the difference), and what the filters noted beside them.
+    Returns: the weights (of differences: those received and the difference), and what the filters noted
+        beside them.
     """
     engine = SimpleNamespace(fire_event=lambda event_type, fl_ctx: None)
     fl_ctx = FLContextManager(engine, site, "filters", public_stickers={}, private_stickers={}).new_context()
@@ -101,10 +106,15 @@ def difference(after: Params, before: Params) -> np.ndarray:
 
 
 def compare_updates(true: np.ndarray, left: np.ndarray) -> dict[str, float]:
-    """How much of an update is left: its cosine to the true one, its length beside that, the share of weights moved."""
+    """How much of an update is left: its cosine to the true one, its length beside that, the share of
+    weights moved."""
     lengths = np.linalg.norm(true), np.linalg.norm(left)
     cosine = float(true @ left / (lengths[0] * lengths[1])) if all(lengths) else 0.0
-    return {"cosine": cosine, "length": float(lengths[1] / lengths[0]), "moved": float(np.mean(left != 0))}
+    return {
+        "cosine": cosine,
+        "length": float(lengths[1] / lengths[0]),
+        "moved": float(np.mean(left != 0)),
+    }
 
 
 def _copy(params: Params) -> dict[str, np.ndarray]:

@@ -19,15 +19,6 @@ from tutorial_utils.job import TASKS, LearnerJob
 from tutorial_utils.results import Run
 
 SAMPLE = 50  # images of a site that are looked for, byte by byte
-SWITCHES = {
-    "images and labels": "there is nothing to switch off",
-    "each update (weights)": "site_filters, encryption; keep_local for single layers",
-    "steps, from which one counts images": "return 1 from local_train: then all sites count alike",
-    "validation score, each round": "report less in local_validate",
-    "test score of each model": "cross_site='none'",
-    "the site's own best model": "cross_site='global' or 'none'",
-    "the site's name": "a code name; the federation needs one",
-}
 Note = dict[str, Any]
 
 
@@ -57,8 +48,7 @@ def who_sees_what(run: Run, folders: Sequence[Path]) -> pd.DataFrame:
         run: of a job that `listen` prepared.
         folders: the site folders.
 
-    Returns: a row for each thing: server, other sites, admin (what was found, or "no"), and how to
-        switch it off.
+    Returns: a row for each thing: server, other sites, admin; in a cell what was found, or "no".
     """
     site, *others = run.sites
     came = [note for note in read_notes(run.job_folder) if note["from"] == site]
@@ -69,37 +59,36 @@ def who_sees_what(run: Run, folders: Sequence[Path]) -> pd.DataFrame:
     files, kept = read_files(run.job_folder), run.rounds[run.rounds["site"] == site]
     matrix = run.cross_site_path.read_text(encoding="utf-8") if run.cross_site_path.is_file() else ""
     table = {
-        "images and labels": look_for_images(run, folders),
-        "each update (weights)": (
-            f"{len(updates)} x {updates[0]['numbers']:,} numbers",
+        "images, labels": look_for_images(run, folders),
+        "updates": (
+            f"{len(updates)} x {updates[0]['numbers']:,}",
             say(holds(bytes_of(reached), updates), "received"),
             say(holds(files, updates), "in a file"),
         ),
-        "steps, from which one counts images": (
+        "steps": (
             say("steps" in part["meta"] for part in updates),
             say("steps" in meta for meta in told),
             say(kept["weight"].notna(), "in a file"),
         ),
-        "validation score, each round": (
+        "validation scores": (
             say(MetaKey.INITIAL_METRICS in part["meta"] for part in updates),
             say(MetaKey.INITIAL_METRICS in meta for meta in told),
             say(kept[run.metric.name].notna(), "in a file"),
         ),
-        "test score of each model": (
+        "test scores": (
             f"of {len(scores)} models" if scores else "no",
             say(part["kind"] == DataKind.METRICS for part in parts_of(reached)),
             say(site in matrix, "in a file"),
         ),
-        "the site's own best model": (
-            f"{models[0]['numbers']:,} numbers" if models else "no",
-            say(theirs, f"received by {len(theirs)} of {len(others)}"),
+        "own best model": (
+            f"{models[0]['numbers']:,}" if models else "no",
+            say(theirs, f"at {len(theirs)} of {len(others)}"),
             say(holds(files, models), "in a file"),
         ),
-        "the site's name": ("yes", say(theirs, "with its model"), say(len(kept), "in a file")),
+        "name": ("yes", say(theirs, "with its model"), say(len(kept), "in a file")),
     }
     columns = ["server", "other sites", "admin"]
-    found = pd.DataFrame.from_dict(table, orient="index", columns=columns)
-    return found.assign(**{"switched off by": [SWITCHES[name] for name in found.index]})
+    return pd.DataFrame.from_dict(table, orient="index", columns=columns)
 
 
 def look_for_images(run: Run, folders: Sequence[Path]) -> tuple[str, str, str]:

@@ -64,7 +64,7 @@ def rebuild(
     labels: Sequence[int],
     *,
     knows_the_format: bool = True,
-    steps: int = 400,
+    steps: int = 300,
     lr: float = 0.1,
     smooth: float = 0.01,
     seed: int = 0,
@@ -141,7 +141,7 @@ def attack(
     batch_size: int | None = None,
     epochs: int = 1,
     sites: int = 1,
-    search: int = 300,
+    search: int = 200,
 ) -> dict[str, Any]:
     """One attack on images drawn from a folder: how like the true ones the rebuilt are, beside what
     needs no update.

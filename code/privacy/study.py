@@ -93,7 +93,7 @@ def read_label_mix(
 
 
 def rebuild_through(
-    chain: Sequence[Filter], folder: Path, *, seed: int, differences: bool = False, search: int = 300
+    chain: Sequence[Filter], folder: Path, *, seed: int, differences: bool = False, search: int = 200
 ) -> dict[str, float]:
     """Rebuild one image from the update of one step that went through filters.
 
