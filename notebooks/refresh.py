@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,19 @@ def alt_of(output: NotebookNode) -> str:
     return output.get("metadata", {}).get("image/png", {}).get("alt", "")
 
 
+def is_read_aloud(output: NotebookNode) -> bool:
+    """Whether the HTML beside a PNG shows that PNG with its alt text: what nbconvert, JupyterLab and the site show."""
+    picture, html = output.data["image/png"].strip(), output.data.get("text/html", "")
+    return f'alt="{escape(alt_of(output))}"' in html and picture in html
+
+
+def hides_a_picture(output: NotebookNode) -> bool:
+    """Whether HTML or text holds a picture that is not the one beside it, which was looked at."""
+    beside = output.get("data", {}).get("image/png", "").strip()
+    looked_at = f"data:image/png;base64,{beside}" if beside else "data:image/png: there is none"
+    return any("data:image/" in text.replace(looked_at, "") for text in output_texts(output))
+
+
 def images_in(output: NotebookNode) -> int | None:
     """How many images of the data set a picture shows, None if it shows none: plots.images names each in its alt."""
     named = re.search(r"The classes, row by row: (.+)\.$", alt_of(output))
@@ -136,9 +150,9 @@ def _output_faults(output: NotebookNode) -> Iterator[str]:
     kinds = [mime for mime in output.get("data", {}) if mime.startswith("image/")]
     if other := [mime for mime in kinds if mime != "image/png"]:
         yield f"shows {other[0]}: only a PNG that plots.py made is known to hold no image of the data set."
-    if any("data:image/" in text for text in output_texts(output)):
+    if hides_a_picture(output):
         yield "hides a picture in its HTML: show it as a figure of its own."
-    if "image/png" in kinds and not alt_of(output):
+    if "image/png" in kinds and not (alt_of(output) and is_read_aloud(output)):
         yield "shows a picture without alt text: draw it with plots.py."
     if images_in(output) is not None:
         yield "shows images of the data set, which must not be passed on: tag the cell images."

@@ -27,10 +27,11 @@ from refresh import code_cells, tags
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIGURES = sorted((ROOT / "notebooks/figures").glob("*.svg"))
-FIRST = ["What you will do", "What you will learn", "How long", "Why"]
+FIRST = ["You will", "You will learn", "It takes", "Why?"]  # four bullets under the title: one screen, then the work
 LAST = ["Your turn", "What you have now", "In practice", "Next"]
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+WIDEST = 105  # characters of code that fit beside a table of contents at 1280 pixels; code/ruff.toml has it too
 SETUP = {"os.chdir", "sys.path.insert", "torch.set_num_threads"}  # all that an import cell may call
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -127,21 +128,33 @@ def test_it_links_the_one_before_and_the_one_after(path: Path) -> None:
 @every_notebook
 def test_parts_come_in_their_order(path: Path) -> None:
     found = headings(path, 2)
-    assert found[: len(FIRST)] == FIRST, f"Begin {path.name} with the parts {', '.join(FIRST)}."
     assert found[-len(LAST) :] == LAST, f"End {path.name} with the parts {', '.join(LAST)}."
-    assert len(found) > len(FIRST) + len(LAST), f"Put the steps of {path.name} under headings of their own."
-    empty = [name for name in [*FIRST, *LAST] if not section(path, name)]
+    assert len(found) > len(LAST), f"Put the steps of {path.name} under headings of their own."
+    empty = [name for name in LAST if not section(path, name)]
     assert not empty, f"Write something under {', '.join(empty)} in {path.name}."
 
 
 @every_notebook
 def test_it_says_what_the_reader_will_have_and_learn(path: Path) -> None:
-    under = [line for line in read(path).cells[0].source.splitlines()[1:] if line.strip()]
+    """The title, a sentence, the neighbours and four bullets: all in the first cell, and short."""
+    first, second = read(path).cells[:2]
+    under = [line for line in first.source.splitlines()[1:] if line.strip()]
     assert under and not LINK.match(under[0]), f"Say in a line under the title of {path.name} what you have at its end."
-    lines = section(path, "What you will learn").splitlines()
-    assert len(lines) == 3, f"Name three things to learn in {path.name}, one a line."
-    wrong = [line for line in lines if not line.startswith("- how to ")]
-    assert not wrong, f"Begin what is learnt with '- how to': {wrong}."
+    bullets = re.findall(r"^- \*\*(.+?)\*\* (.+)$", first.source, re.MULTILINE)
+    assert [name for name, _ in bullets] == FIRST, f"Let four bullets open {path.name}: **{'**, **'.join(FIRST)}**."
+    learnt = re.split(r";\s", dict(bullets)["You will learn"])
+    assert len(learnt) == 3, f"Name three things to learn in {path.name}, parted by semicolons."
+    wrong = [words for words in learnt if not words.startswith("how to ")]
+    assert not wrong, f"Begin what is learnt with 'how to': {wrong}."
+    words = len(re.sub(r"!?\[[^\]]*\]\([^)]*\)", " ", first.source).split())
+    assert words <= 220, f"The opening of {path.name} has {words} words: 220 at most."
+    assert second.cell_type == "code" and "##" not in first.source, f"Open {path.name} with one cell, then imports."
+
+
+@every_notebook
+def test_imports_and_settings_are_folded_on_the_web_page(path: Path) -> None:
+    folded = ["hide-input" in tags(cell) for cell in code_cells(read(path))[:2]]
+    assert all(folded), f"Tag the first two code cells of {path.name} hide-input: they are folded on the web page."
 
 
 @every_notebook
@@ -208,6 +221,8 @@ def test_cells_are_short(path: Path) -> None:
     assert len(lines_of(imports)) <= 30, f"Cut the import cell of {path.name} to 30 lines."
     long = [cell.id for cell in others if len(lines_of(cell)) > 15]
     assert not long, f"Cut these cells of {path.name} to 15 lines, one idea each: {', '.join(long)}."
+    wide = [cell.id for cell in code_cells(read(path)) if any(len(line) > WIDEST for line in lines_of(cell))]
+    assert not wide, f"Cut the lines of {', '.join(wide)} in {path.name} to {WIDEST} characters: more must be scrolled."
     empty = [cell.id for cell in read(path).cells if not cell.source.strip()]
     assert not empty, f"Delete these empty cells of {path.name}: {', '.join(empty)}."
 
@@ -271,6 +286,8 @@ def test_source_that_is_shown_is_the_source_that_ships(path: Path) -> None:
         place, _, text = output.get("data", {}).get("text/plain", "").partition("\n\n")
         name = re.fullmatch(r"((?:code|tutorial_utils|data)/\S+\.py)(?:, lines? [\d to]+)?", place)
         if name:
+            wide = max(map(len, text.splitlines()), default=0)
+            assert wide <= WIDEST, f"{path.name}, cell {where}: cut the lines of {name[1]} to {WIDEST} characters."
             there = {line.strip() for line in (ROOT / name[1]).read_text(encoding="utf-8").splitlines()}
             old = [line for line in text.splitlines() if line.strip() not in there]
             assert not old, (
@@ -304,8 +321,7 @@ def test_no_image_of_the_data_set_is_kept(path: Path) -> None:
         assert refresh.images_in(output) is None, f"Tag cell {where} of {path.name} images and run make notebooks."
         kinds = {kind for kind in output.get("data", {}) if kind.startswith("image/")}
         assert kinds <= {"image/png"}, f"Show PNGs of plots.py alone, not {kinds}, in cell {where}."
-        hidden = any("data:image/" in text for text in refresh.output_texts(output))
-        assert not hidden, f"Show the picture of cell {where} as a figure, not within HTML."
+        assert not refresh.hides_a_picture(output), f"Show the picture of cell {where} as a figure, not within HTML."
 
 
 @every_notebook
@@ -315,6 +331,7 @@ def test_plots_are_small_and_their_alt_text_names_the_data(path: Path) -> None:
         assert size <= refresh.MOST_BYTES, f"The PNG of cell {where} has {size / 1000:.0f} kB: 100 at most."
         alt = refresh.alt_of(output)
         assert record(path)["data"] in alt, f"Let the alt text of cell {where} name the data: {alt!r}."
+        assert refresh.is_read_aloud(output), f"Draw the figure of cell {where} with plots.py: its HTML lacks alt text."
 
 
 @every_notebook

@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import io
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from nbclient import NotebookClient
 from PIL import Image
 
 from tutorial_utils import plots
-from tutorial_utils._draw import LUMA, PALETTE, line
+from tutorial_utils._draw import LUMA, MORE, PALETTE, SITES, line
 from tutorial_utils.errors import TutorialError
 from tutorial_utils.metric import Metric
 
@@ -142,9 +143,11 @@ def test_every_figure_says_its_data_stays_small_and_cuts_no_word_off(sites: int,
         assert figure.get_suptitle().startswith(f"{data}: "), name
         assert figure.alt.startswith(f"{data}: "), name
         bundle, metadata = figure._repr_mimebundle_()
-        assert metadata == {"image/png": {"alt": figure.alt}}, name
+        assert metadata == {"image/png": {"alt": figure.alt, "width": 640}}, name
         assert len(bundle["image/png"]) < 100_000, name
-        assert Image.open(io.BytesIO(bundle["image/png"])).width == 640, name
+        assert Image.open(io.BytesIO(bundle["image/png"])).width == 1280, (
+            f"{name}: two pixels a point, for fine screens"
+        )
         box = figure.get_tightbbox()
         assert min(box.x0, box.y0) >= -0.01, name
         assert max(box.x1 - figure.get_figwidth(), box.y1 - figure.get_figheight()) <= 0.01, name
@@ -196,6 +199,23 @@ def test_labels_by_site_prints_every_count() -> None:
     widths = np.array([bar.get_width() for bar in figure.axes[0].patches])
     np.testing.assert_allclose(widths / widths.max(), counts.to_numpy().ravel() / counts.to_numpy().max())
     assert f"site-2: {counts.loc['site-2'].sum():,} images" in figure.alt
+
+
+def test_labels_by_site_shows_the_mix_as_shades_and_the_size_as_a_bar_where_sites_are_many() -> None:
+    counts = label_counts(5)
+    figure = plots.labels_by_site({"IID": counts, "alpha 0.5": counts // 2, "alpha 0.1": counts}, "CIFAR-10")
+    above, below = figure.axes[:3], figure.axes[3:]
+    assert [axes.get_title() for axes in above] == ["IID", "alpha 0.5", "alpha 0.1"]
+    sizes = counts.sum(axis=1)
+    assert [bar.get_height() for bar in above[0].patches] == list(sizes)
+    assert [text.get_text() for text in above[0].texts] == [f"{size:,}" for size in sizes]
+    assert len({axes.get_ylim() for axes in above}) == 1 and len({axes.images[0].norm.vmax for axes in below}) == 1
+    np.testing.assert_array_equal(below[1].images[0].get_array(), (counts // 2).to_numpy().T)
+    assert [text.get_text() for text in below[0].texts] == [str(value) for value in counts.to_numpy().T.ravel()]
+    assert [tick.get_text() for tick in below[0].get_xticklabels()] == ["1", "2", "3", "4", "5"]
+    named = counts.set_axis(["north", "south", "east-1", "west", "mid"])
+    ticks = plots.labels_by_site(dict.fromkeys(SPLITS, named), "CIFAR-10").axes[3].get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == ["north", "south", "east-1", "west", "mid"]
 
 
 def test_labels_by_site_draws_two_tables_at_one_scale() -> None:
@@ -307,7 +327,9 @@ def test_compare_shows_the_mean_and_every_seed(seeds: int) -> None:
     np.testing.assert_allclose(np.concatenate([line.get_ydata() for line in axes.lines]), table["accuracy"])
     assert len({bar.get_hatch() for bar in axes.patches}) == 4
     assert axes.get_ylabel().replace("\n", " ") == "accuracy on the 10,000 test images, %"
-    assert ("3 seeds" if seeds == 3 else "1 seed") in figure.get_suptitle()
+    title = figure.get_suptitle().replace("\n", " ")
+    assert title.startswith("CIFAR-10: accuracy of centralised, federated, site-1 alone, site-2 alone")
+    assert ("3 seeds" if seeds == 3 else "1 seed") in title
 
 
 def test_compare_by_epoch_draws_a_line_and_a_band_a_model() -> None:
@@ -325,6 +347,36 @@ def test_compare_by_epoch_draws_a_line_and_a_band_a_model() -> None:
     assert axes.get_xlabel() == "epochs"
     renamed = seed_table(1, epochs=4).rename(columns={"epochs": "passes"})
     assert len(plots.compare(renamed, "CIFAR-10", 10000, x="passes").axes[0].lines) == 4
+
+
+def test_a_model_has_its_colour_in_every_figure() -> None:
+    table = seed_table(3, epochs=4)
+    lines = {line.get_label(): line for line in plots.compare(table, "CIFAR-10").axes[0].lines}
+    assert lines["federated"].get_color() == PALETTE[0] and lines["centralised"].get_color() == PALETTE[2]
+    alone = [lines[f"site-{n} alone"] for n in (1, 2)]
+    assert [line.get_color() for line in alone] == [PALETTE[1]] * 2
+    assert alone[0].get_linestyle() != alone[1].get_linestyle()
+    bars = plots.compare(seed_table(3).query("model != 'centralised'"), "CIFAR-10").axes[0].patches
+    assert [to_hex(bar.get_facecolor()).upper() for bar in bars] == [PALETTE[0], PALETTE[1], PALETTE[1]]
+    assert plots.colours_of(["FedAvg", "FedProx", "SCAFFOLD", "best global"]) == [PALETTE[0], *MORE[:2], PALETTE[3]]
+    curve = plots.learning_curves(round_table(2), "CIFAR-10", 0.5, metric=ACCURACY).axes[0].lines
+    assert [line.get_color() for line in curve] == [*SITES[:2], PALETTE[0], PALETTE[0]]
+
+
+def test_the_picture_is_read_aloud() -> None:
+    figure = plots.cross_site_heatmap(cross_site_table(2), 'a "quoted" <name>', 100)
+    bundle, _ = figure._repr_mimebundle_()
+    image = ElementTree.fromstring(bundle["text/html"].removesuffix(">") + "/>")
+    assert (image.tag, image.get("alt"), image.get("width")) == ("img", figure.alt, "640")
+    assert base64.b64decode(image.get("src").partition("base64,")[2]) == bundle["image/png"]
+
+
+def test_photographs_keep_their_colours() -> None:
+    images, labels = some_images(16)
+    shown = plots.images(images, labels, CLASSES, "CIFAR-10")
+    colours = {tuple(pixel) for pixel in images.transpose(0, 2, 3, 1).reshape(-1, 3)}
+    drawn = Image.open(io.BytesIO(shown._repr_mimebundle_()[0]["image/png"])).convert("RGB")
+    assert colours <= {colour for _, colour in drawn.getcolors(1 << 20)}
 
 
 def test_compare_by_words_keeps_their_order() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -13,12 +15,17 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image
 
 from tutorial_utils.errors import TutorialError
 from tutorial_utils.metric import Metric
 
 # Okabe and Ito's blue, vermillion, bluish green and sky blue, two made darker: the four differ in grey too.
 PALETTE = ("#004C80", "#D55E00", "#008A64", "#56B4E9")
+MORE = ("#A3528A", "#8A7000", "#333333")  # purple, ochre, nearly black: for whatever is none of the four models below
+# A model has one colour in every figure: by the first word of these that its name holds.
+ROLES = {"best": 3, "federat": 0, "global": 0, "fedavg": 0, "alone": 1, "site": 1, "central": 2}
+SITES = ("#777777", "#333333", "#999999", "#555555")  # greys: a site's data have no colour, its model has
 LINES, HATCHES, MARKERS = ("-", "--", "-.", ":"), ("", "///", "...", "\\\\\\"), "os^Dv<>pP*"
 LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue look in grey (ITU-R BT.601)
 WIDTH = 6.4  # inches: 640 pixels in a notebook
@@ -31,21 +38,39 @@ class TutorialFigure(Figure):
     """A matplotlib figure whose `alt`, the picture in words, goes with it into a notebook's output."""
 
     alt = ""
+    colours: int | None = 96  # of the PNG: a drawing needs no more, photographs do (None)
 
     @in_our_style
     def draw(self, renderer: object) -> None:
         super().draw(renderer)  # axis ticks take their style now, not when the figure is made
 
-    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, bytes | str], dict[str, dict[str, str]]]:
-        self.savefig(file := io.BytesIO(), format="png", dpi=self.dpi)  # pyplot, where in use, draws it anew
-        return {"image/png": file.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+    def png(self) -> bytes:
+        """At two pixels a point of the screen, sharp on a fine one; of few colours, and so below 100 kB."""
+        self.savefig(file := io.BytesIO(), format="png", dpi=2 * self.dpi)  # pyplot, where in use, draws it anew
+        if self.colours is None:
+            return file.getvalue()
+        Image.open(file).convert("RGB").quantize(self.colours).save(small := io.BytesIO(), "png", optimize=True)
+        return small.getvalue()
+
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, bytes | str], dict[str, dict[str, str | int]]]:
+        """The PNG, and HTML with the same PNG: JupyterLab, nbconvert and Sphinx read alt text from HTML alone."""
+        png, width = self.png(), round(self.get_figwidth() * self.dpi)
+        src = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        html = f'<img alt="{escape(self.alt)}" width="{width}" src="{src}">'
+        about = {"alt": self.alt, "width": width}
+        return {"text/html": html, "image/png": png, "text/plain": self.alt}, {"image/png": about}
 
 
-def new_figure(height: float, title: str, alt: str, panels: int = 1) -> tuple[TutorialFigure, Axes | np.ndarray]:
+def new_figure(
+    height: float, title: str, alt: str, panels: int = 1, rows: int | None = None
+) -> tuple[TutorialFigure, Axes | np.ndarray]:
+    """A figure and its axes: one, or an array [panels], or [rows, panels] where `rows` is named."""
     figure = TutorialFigure(figsize=(WIDTH, height), dpi=100, layout="constrained")
     figure.suptitle(textwrap.fill(title, 78), x=0.01, ha="left", fontsize=10, fontweight="bold")
     figure.alt = f"{title}. {alt}"
-    return figure, figure.subplots(1, panels)
+    if rows is None:
+        return figure, figure.subplots(1, panels)
+    return figure, figure.subplots(rows, panels, squeeze=False, height_ratios=[1, 3.5] if rows == 2 else None)
 
 
 def need(table: Sequence | np.ndarray | pd.DataFrame, *columns: str) -> None:
@@ -70,9 +95,19 @@ def find_metric(table: pd.DataFrame, metric: Metric | None, *others: str) -> Met
     return metric
 
 
-def line(n: int) -> dict[str, str]:
+def line(n: int, colours: Sequence[str] = PALETTE) -> dict[str, str]:
     """Colour, line and marker of the n-th site or model; no two of the first ten are alike, even in grey."""
-    return {"color": PALETTE[n % 4], "linestyle": LINES[(n + n // 4) % 4], "marker": MARKERS[n % 10]}
+    return {"color": colours[n % len(colours)], "linestyle": LINES[(n + n // 4) % 4], "marker": MARKERS[n % 10]}
+
+
+def colours_of(models: Sequence[str]) -> list[str]:
+    """The colour of each model, by its role: federated blue, a site's own vermillion, centralised green, best sky blue.
+
+    What has no role, another algorithm say, takes the colours of MORE in turn.
+    """
+    others = iter(MORE * (len(models) // len(MORE) + 1))
+    roles = [next((role for word, role in ROLES.items() if word in model.lower()), None) for model in models]
+    return [next(others) if role is None else PALETTE[role] for role in roles]
 
 
 def measure(axes: Axes, metric: Metric, percent: bool, along: str, of: str, from_zero: bool = False) -> None:
@@ -95,11 +130,13 @@ def measure(axes: Axes, metric: Metric, percent: bool, along: str, of: str, from
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)
 
 
-def band(axes: Axes, by_x: pd.core.groupby.SeriesGroupBy, n: int, label: str) -> pd.DataFrame:
+def band(
+    axes: Axes, by_x: pd.core.groupby.SeriesGroupBy, n: int, label: str, colours: Sequence[str] = MORE
+) -> pd.DataFrame:
     """The mean as the n-th line, lowest to highest as its band; these three are returned."""
     spread = by_x.agg(["mean", "min", "max"])
-    axes.plot(spread["mean"], label=label, markersize=4, **line(n))
-    axes.fill_between(spread.index, spread["min"], spread["max"], color=PALETTE[n % 4], alpha=0.2)
+    axes.plot(spread["mean"], label=label, markersize=4, **line(n, colours))
+    axes.fill_between(spread.index, spread["min"], spread["max"], color=colours[n % len(colours)], alpha=0.2)
     return spread
 
 
@@ -140,6 +177,49 @@ def name_cells(axes: Axes, x: Sequence[float], columns: Sequence[str], rows: Seq
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlim=(x[0] - 0.55, x[-1] + 0.55), ylim=(len(rows) - 0.45, -0.55), frame_on=False)
     axes.tick_params(length=0)
+
+
+def draw_holdings(panels: np.ndarray, tables: Mapping[str, pd.DataFrame], roomy: bool) -> None:
+    """What each site (row of a table) has of each class (column), at one scale: see `plots.labels_by_site`."""
+    everyone = pd.concat(tables.values())
+    for column, (name, table) in zip(panels.T, tables.items(), strict=True):
+        if roomy:
+            _draw_bars(column[0], table, everyone.to_numpy().max())
+        else:
+            _draw_sizes(column[0], table, everyone.sum(axis=1).max())
+            _shade_counts(column[1], table, everyone.to_numpy().max())
+        column[0].set_title(name)
+        column[-1].tick_params(labelleft=column[-1] is panels[-1, 0])
+
+
+def _draw_bars(axes: Axes, table: pd.DataFrame, most: int) -> None:
+    for (site, row), value in np.ndenumerate(table.to_numpy()):
+        axes.barh(row, 0.9 * value / most, 0.8, left=site - 0.45, color=PALETTE[3])
+        axes.text(site - 0.43, row, f"{value:,}", va="center", fontsize=8)
+    sites = [f"{at}\n{total:,}" for at, total in table.sum(axis=1).items()]
+    name_cells(axes, range(len(sites)), sites, table.columns)
+    axes.vlines(np.arange(len(sites)) - 0.45, -0.5, len(table.columns) - 0.5, PALETTE[0], linewidth=0.8)
+
+
+def _draw_sizes(axes: Axes, table: pd.DataFrame, most: int) -> None:
+    sizes = table.sum(axis=1).to_numpy()
+    axes.bar(range(len(sizes)), sizes, 0.8, color=PALETTE[3])
+    above = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+    for at, size in enumerate(sizes):
+        axes.annotate(f"{size:,}", (at, size), fontsize=7, rotation=0 if len(sizes) < 6 else 90, **above)
+    axes.set(xlim=(-0.55, len(sizes) - 0.45), ylim=(0, 1.5 * most), frame_on=False, xticks=[], yticks=[])
+
+
+def _shade_counts(axes: Axes, table: pd.DataFrame, most: int) -> None:
+    values, names = table.to_numpy().T, list(table.index)
+    shown = axes.imshow(values, aspect="auto", cmap="Blues", vmin=0, vmax=most)
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if np.dot(shown.to_rgba(value)[:3], LUMA) < 0.42 else "black"
+        size = 6.5 if len(names) < 6 else 5
+        axes.text(column, row, f"{value}", ha="center", va="center", color=colour, fontsize=size)
+    if len({name.rpartition("-")[0] for name in names}) == 1:  # site-1, site-2: the numbers are enough
+        names = [name.rpartition("-")[2] for name in names]
+    name_cells(axes, range(len(names)), names, table.columns)
 
 
 def by_name(tables: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

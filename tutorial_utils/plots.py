@@ -20,11 +20,14 @@ from matplotlib.ticker import MaxNLocator
 from tutorial_utils._draw import (
     HATCHES,
     PALETTE,
+    SITES,
     WIDTH,
     TutorialFigure,
     as_pixels,
     band,
     by_name,
+    colours_of,
+    draw_holdings,
     find_metric,
     in_our_style,
     lay_out,
@@ -56,6 +59,7 @@ def images(
     for (x, y), name in zip(below, names, strict=True):
         axes.text(x, y, name, ha="center", va="top", fontsize=min(8.5, 68 / columns))
     axes.set_axis_off()
+    figure.colours = None  # photographs
     axes.set_anchor("N")  # what the layout leaves over goes below, not under the title
     return figure
 
@@ -66,26 +70,19 @@ def labels_by_site(
 ) -> TutorialFigure:
     """Who holds what: images (or other `rows`) of each class (columns) at each site (index), as numbers and as bars.
 
-    Several tables by name, {"IID": ..., "Dirichlet": ...}, are drawn side by side at one scale.
+    Several tables by name, {"IID": ..., "Dirichlet": ...}, are drawn side by side at one scale. Where the sites are
+    too many for bars, a cell is the darker the more it holds, and the site's size is a bar above its column.
     """
     tables = by_name(counts)
     need(everyone := pd.concat(tables.values()))
+    roomy = len(everyone) < 12
     height, title = 1 + 0.26 * len(everyone.columns), f"{data}: training {rows} of each class at each site"
-    figure, panels = new_figure(height, title, "", len(tables))
-    most, roomy = everyone.to_numpy().max(), len(everyone) < 12
-    label = f"site, its training {rows}" if roomy else f"site (longest bar: {most:,} {rows})"
-    for axes, (name, table) in zip(np.atleast_1d(panels), tables.items(), strict=True):
-        for (site, row), value in np.ndenumerate(table.to_numpy()):
-            axes.barh(row, 0.9 * value / most, 0.8, left=site - 0.45, color=PALETTE[3])
-            axes.text(site - 0.43, row, f"{value:,}" if roomy else "", va="center", fontsize=8)
-        sites = [f"{at}\n{total:,}" if roomy else at for at, total in table.sum(axis=1).items()]
-        name_cells(axes, range(len(sites)), sites, table.columns)
-        axes.vlines(np.arange(len(sites)) - 0.45, -0.5, len(table.columns) - 0.5, PALETTE[0], linewidth=0.8)
-        axes.tick_params(labelleft=axes is figure.axes[0])
-        axes.set(title=name, xlabel=label if roomy else "")
+    figure, panels = new_figure(height + (not roomy), title, "", len(tables), 1 if roomy else 2)
+    draw_holdings(panels, tables, roomy)
+    for name, table in tables.items():
         held = [f"{at}: {n.sum():,} {rows}, {n.max():,} of them {n.idxmax()}" for at, n in table.iterrows()]
         figure.alt += f"{name} {'; '.join(held)}. ".lstrip()
-    figure.supxlabel("" if roomy else label, fontsize=9)
+    figure.supxlabel(f"site, its training {rows}" if roomy else f"site (bars: all its training {rows})", fontsize=9)
     return figure
 
 
@@ -115,9 +112,9 @@ def learning_curves(
     holes = [number for number, here in rounds.groupby("round")["site"] if here.nunique() < rounds["site"].nunique()]
     for number, (site, mine) in enumerate(rounds.groupby("site", sort=False)):
         whole = mine.set_index("round")[metric.name].reindex(mean.index)  # a hole in the line, not a bridge over it
-        axes.plot(whole, label=site, linewidth=1, markersize=3.5, **line(number))
+        axes.plot(whole, label=site, linewidth=1, markersize=3.5, **line(number, SITES))
     weighed = f"mean, weighted by {weighted_by}" if (rounds["weight"] > 0).any() else "mean of the sites"
-    axes.plot(mean, color="black", linewidth=3, marker=".", label=weighed)
+    axes.plot(mean, color=PALETTE[0], linewidth=3, marker=".", label=weighed)
     for number in holes:
         label = "a site is missing" if number == holes[0] else None
         axes.axvspan(number - 0.5, number + 0.5, color="#E5E5E5", linewidth=0, zorder=0, label=label)
@@ -125,7 +122,7 @@ def learning_curves(
     if final is not None:
         on = f"{test_rows:,} test {rows}" if test_rows else f"the test {rows}"
         label = f"last model, {on}: {metric.format(final, percent)}"
-        axes.plot(mean.index[-1] + 1, final, "*", color="black", markersize=13, label=label)
+        axes.plot(mean.index[-1] + 1, final, "*", color=PALETTE[0], markersize=13, label=label)
         figure.alt += f" The {label}."
     star = f" (star: test {rows})" if final is not None else ""
     measure(axes, metric, percent, "rounds averaged", f"sites' validation {rows}{star}")
@@ -143,9 +140,10 @@ def training_curves(
     percent, end = metric.is_fraction(epochs[metric.name]), epochs.iloc[-1]
     alt = f"At the end the {loss} is {end[loss]:.2f} and the {metric.name} {metric.format(end[metric.name], percent)}."
     figure, (left, right) = new_figure(2.9, f"{data}: {loss} and {metric.name}, epoch by epoch", alt, 2)
-    right.plot(epochs["epoch"], epochs[metric.name], **line(0))
+    central = [PALETTE[2]]  # the script is the centralised model
+    right.plot(epochs["epoch"], epochs[metric.name], **line(0, central))
     measure(right, metric, percent, "epochs", of)
-    left.plot(epochs["epoch"], epochs[loss], **line(1))
+    left.plot(epochs["epoch"], epochs[loss], **line(1, central))
     left.sharex(right)  # whole epochs on the axis
     left.set(xlabel="epochs", ylabel=loss)
     if (epochs[loss] >= 0).all():
@@ -233,16 +231,18 @@ def compare(
     metric = find_metric(frame, metric, "model", "seed", x)
     need(frame, "model", "seed", metric.name)
     by_x, seeds, percent = x in frame, frame["seed"].nunique(), metric.is_fraction(frame[metric.name])
-    title = f"mean and spread of {seeds} seeds" if seeds > 1 else "1 seed"
-    figure, axes = new_figure(3.5, f"{data}: models compared by {metric.name}, {title}", "")
+    models, spread_of = list(frame["model"].unique()), f"mean and range of {seeds} seeds" if seeds > 1 else "1 seed"
+    named = ", ".join(models) if len(models) < 5 else f"{len(models)} models"
+    figure, axes = new_figure(3.5, f"{data}: {metric.name} of {named} ({spread_of})", "")
+    colours = colours_of(models)
     for n, (model, runs) in enumerate(frame.groupby("model", sort=False)):
         words = by_x and not pd.api.types.is_numeric_dtype(frame[x])
         grouped = runs.groupby(x if by_x else "model", sort=not words)[metric.name]
-        spread = band(axes, grouped, n, model) if by_x else grouped.agg(["mean", "min", "max"])
+        spread = band(axes, grouped, n, model, colours) if by_x else grouped.agg(["mean", "min", "max"])
         mean, low, high = (metric.format(value, percent) for value in spread.iloc[-1])
         if not by_x:
             height, top = spread["mean"].iloc[-1], max(spread["max"].iloc[-1], 0)
-            axes.bar(n, height, 0.6, color=PALETTE[n % 4], alpha=0.6, hatch=HATCHES[n % 4], edgecolor="white")
+            axes.bar(n, height, 0.6, color=colours[n], alpha=0.6, hatch=HATCHES[n % 4], edgecolor="white")
             beside = n + 0.08 * (np.arange(len(runs)) - (len(runs) - 1) / 2)
             axes.plot(beside, runs[metric.name], "o", color="black", markersize=4)
             above = {"xytext": (0, 4), "textcoords": "offset points"}
@@ -254,7 +254,7 @@ def compare(
     if by_x:
         figure.legend(loc="outside lower center", ncols=4)
     else:
-        axes.set_xticks(range(n + 1), [textwrap.fill(name, 14) for name in frame["model"].unique()])
+        axes.set_xticks(range(n + 1), [textwrap.fill(name, 14) for name in models])
     return figure
 
 

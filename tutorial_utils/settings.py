@@ -61,6 +61,12 @@ class Settings(Training):
     rounds: int = 10
     seeds: tuple[int, ...] = (0, 1, 2)
 
+    def _repr_html_(self) -> str:
+        """A notebook shows them as a short table, three values a line; a terminal as one line of Python."""
+        pairs = [f'<th scope="row">{field.name}</th><td>{getattr(self, field.name)}</td>' for field in fields(self)]
+        lines = ["".join(pairs[at : at + 3]) for at in range(0, len(pairs), 3)]
+        return f"<table><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody></table>"
+
     @property
     def training(self) -> Training:
         """The part that a site needs."""
