@@ -1,4 +1,4 @@
-# make run · make test · make test-all · make lab · make notebooks · make bench · make lint.  Options for the job:  make run ARGS="--sites 4 --rounds 10 --alpha iid"
+# make run · make test · make test-all · make lab · make notebooks · make site · make bench · make lint.  Options for the job:  make run ARGS="--sites 4 --rounds 10 --alpha iid"
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -18,6 +18,13 @@ lab: .venv
 notebooks: .venv
 	$(BIN)/python notebooks/refresh.py $(ARGS)
 
+# The web edition: build/site/html/index.html, from the committed outputs. test-site looks at it in a browser.
+site: .venv/site
+	$(BIN)/python docs/build.py
+
+test-site: .venv/site
+	$(BIN)/python -m pytest -m slow tests/test_site.py $(ARGS)
+
 bench: .venv
 	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
@@ -34,4 +41,10 @@ lint: .venv
 	$(BIN)/python -m pip install --quiet --requirement .venv/versions.txt --editable .
 	@touch $@
 
-.PHONY: run test test-all lab notebooks bench lint .venv
+# What only the web edition needs; its exact versions stand in environment.yml, too, as comments.
+.venv/site: .venv/installed environment.yml
+	sed -n 's/^ *# site: //p' environment.yml > .venv/site.txt
+	$(BIN)/python -m pip install --quiet --requirement .venv/site.txt
+	@touch $@
+
+.PHONY: run test test-all lab notebooks site test-site bench lint .venv

@@ -15,6 +15,9 @@ else:
 
 ROOT = Path(__file__).parents[1]
 LINES = re.findall(r"^ *- ([\w-]+==.+)$", (ROOT / "environment.yml").read_text(encoding="utf-8"), re.MULTILINE)
+SITE = [
+    Requirement(line) for line in re.findall(r"^# site: (.+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+]
 PINS = [pin for pin in map(Requirement, LINES) if pin.marker is None or pin.marker.evaluate()]
 
 
@@ -39,7 +42,11 @@ def test_each_python_gets_one_version_of_each(python: str) -> None:
 
 def test_project_names_what_the_environment_pins() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    extras = dict(project["optional-dependencies"])
+    of_site = {wish.name: wish for wish in map(Requirement, extras.pop("site"))}  # installed on the first `make site`
+    assert {pin.name for pin in SITE} == set(of_site)
+    assert all(next(iter(pin.specifier)).version in of_site[pin.name].specifier for pin in SITE)
+    lists = [project["dependencies"], *extras.values()]
     wanted = [Requirement(line) for names in lists for line in names]
     assert {pin.name for pin in PINS} <= {requirement.name for requirement in wanted}
     for requirement in wanted:
