@@ -102,7 +102,7 @@ def main() -> int:
     shutil.rmtree(html, ignore_errors=True)
     options = ["--fail-on-warning", "--keep-going", "--quiet", "--conf-dir", str(ROOT / "docs")]
     failed = sphinx_build([*options, "--doctree-dir", str(OUT / "doctrees"), str(OUT / "source"), str(html)])
-    for path in html.rglob("*.map"):  # for the theme's own makers
+    for path in [*html.rglob("*.map"), *html.glob("_static/*macros.html")]:  # for the theme's own makers
         path.unlink()
     size = sum(path.stat().st_size for path in html.rglob("*") if path.is_file())
     if size > MOST_BYTES:

@@ -27,7 +27,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 80
+
 default_role = "code"  # docstrings are written with single backticks
 
 html_theme = "sphinx_book_theme"
@@ -36,6 +36,8 @@ html_static_path = [str(DOCS / "_static")]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_context = {"default_mode": "light"}  # the figures are drawn on white
+html_favicon = str(DOCS / "_static/icon.svg")
+html_use_index = html_domain_indices = False  # the search is better
 html_show_sourcelink = False
 html_sidebars = {"**": ["navbar-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]}
 html_theme_options = {

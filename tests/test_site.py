@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import http.server
 import importlib.util
+import itertools
 import re
 import shutil
 import subprocess
@@ -28,9 +29,9 @@ HTML = ROOT / "build/site/html"
 AXE = ROOT / "build/npm/node_modules/axe-core/axe.min.js"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 FLAGS = (  # headless, as root, and without a word to Google's hosts
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-).split()
+    *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
+    *("disable-component-update", "disable-sync", "disable-dev-shm-usage"),
+)
 LAPTOP, PHONE = 1280, 390
 WAIT = 20  # seconds for a search
 
@@ -69,8 +70,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
+    for flag in (*FLAGS, f"user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(f"--{flag}")
     opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield opened
     opened.quit()
@@ -110,6 +111,7 @@ def test_links_and_anchors_within_the_site_resolve(site: Path) -> None:
             target, anchor = urldefrag(unquote(link.get("href") or link.get("src")))
             if re.match(r"[a-z]+:|//", target):
                 continue
+            target = target.partition("?")[0]
             file = (site / name).parent / target if target else site / name
             ids = {"id": anchor} if anchor else {}
             if not file.is_file() or (ids and file.suffix == ".html" and not parsed(file.resolve()).find(attrs=ids)):
@@ -118,7 +120,7 @@ def test_links_and_anchors_within_the_site_resolve(site: Path) -> None:
 
 
 def test_a_notebook_leads_to_the_ones_beside_it(site: Path) -> None:
-    for before, after in zip(NOTEBOOKS, NOTEBOOKS[1:], strict=False):
+    for before, after in itertools.pairwise(NOTEBOOKS):
         following = parsed(site / f"notebooks/{before.stem}.html").select_one("a.right-next")
         assert following["href"] == f"{after.stem}.html", before.name
         assert parsed(site / f"notebooks/{after.stem}.html").select_one("a.left-prev")["href"] == f"{before.stem}.html"
@@ -136,7 +138,7 @@ def test_a_term_is_linked_where_a_notebook_first_uses_it(site: Path) -> None:
 def test_the_front_page_tells_what_is_reached_and_every_page_how_long_it_takes(site: Path) -> None:
     assert parsed(site / "docs/results.html").find(string=re.compile("two sites that differ, 10 rounds"))
     for name in pages():
-        text = parsed(site / name).select_one("article").get_text()
+        text = parsed(site / name).select_one("main").get_text()
         if not name.startswith("api/") and name not in (
             "index.html",
             "genindex.html",
@@ -221,6 +223,7 @@ def test_search_finds_the_cross_site_matrix(browser: Any, address: str) -> None:
 
 
 def test_axe_finds_nothing_serious(browser: Any, address: str) -> None:
+    """Contrast, names, order, focus: all that axe-core calls serious or critical, with every fold open."""
     if not AXE.is_file():
         pytest.skip("axe-core is not there: npm install --prefix build/npm axe-core, then make test-site.")
     faults = []
@@ -230,13 +233,12 @@ def test_axe_finds_nothing_serious(browser: Any, address: str) -> None:
         result = browser.execute_async_script(
             "const done = arguments[0];"
             "for (const fold of document.querySelectorAll('details')) fold.open = true;"
-            "axe.run('article', {resultTypes: ['violations']}).then(done, error => done({error: String(error)}))"
+            "axe.run('main', {resultTypes: ['violations']}).then(done, error => done({error: String(error)}))"
         )
         assert "error" not in result, f"{name}: {result.get('error')}"
         for violation in result["violations"]:
             if violation["impact"] in ("serious", "critical"):
-                first = violation["nodes"][0]
-                faults.append(
-                    f"{name}: {violation['id']} ({len(violation['nodes'])}): {first['html'][:200]} {first['failureSummary'][:300]}"
-                )
+                first, number = violation["nodes"][0], len(violation["nodes"])
+                faults.append(f"{name}: {violation['id']}, {number} times, as in {first['html'][:200]}")
+                faults.append(first["failureSummary"][:300])
     assert not faults, "\n".join(faults)

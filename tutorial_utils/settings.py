@@ -62,9 +62,9 @@ class Settings(Training):
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def _repr_html_(self) -> str:
-        """A notebook shows them as a short table, three values a line; a terminal as one line of Python."""
+        """A notebook shows them as a short table, two values a line; a terminal as one line of Python."""
         pairs = [f'<th scope="row">{field.name}</th><td>{getattr(self, field.name)}</td>' for field in fields(self)]
-        lines = ["".join(pairs[at : at + 3]) for at in range(0, len(pairs), 3)]
+        lines = ["".join(pairs[at : at + 2]) for at in range(0, len(pairs), 2)]
         return f"<table><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody></table>"
 
     @property
