@@ -33,12 +33,20 @@ lint: .venv
 	$(BIN)/ruff format --check .
 
 # The exact versions stand in environment.yml alone: conda reads them there, and so does this.
+# TORCH=cpu takes wheels without CUDA: from PyTorch's own index, or from where PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS says.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+INDEX = $(if $(CPU),$(if $(PIP_EXTRA_INDEX_URL)$(PIP_FIND_LINKS),,--extra-index-url $(CPU_INDEX)))
+CPU := $(and $(filter cpu,$(TORCH)),$(filter Linux,$(shell uname -s)))
+SMALL := Packages of about 0.6 GB are coming, 2 GB on disk: a few minutes.
+LARGE := Packages of about 3 GB are coming, 6.3 GB on disk, most of it for NVIDIA GPUs: 5 to 15 minutes on a common line.
+NO_GPU := No NVIDIA GPU is seen here: stop this (Ctrl-C) and say make .venv TORCH=cpu, for a fifth of that.
 .venv: .venv/installed
 .venv/installed: environment.yml pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
+	@if [ -n "$(CPU)" ]; then echo "$(SMALL)"; else echo "$(LARGE)"; command -v nvidia-smi >/dev/null || echo "$(NO_GPU)"; fi
 	$(PYTHON) -m venv .venv
-	sed -n 's/^ *- \([A-Za-z0-9_-]*==.*\)$$/\1/p' environment.yml > .venv/versions.txt
-	$(BIN)/python -m pip install --quiet --requirement .venv/versions.txt --editable .
+	sed -n 's/^ *- \([A-Za-z0-9_-]*==.*\)$$/\1/p' environment.yml $(if $(CPU),| sed 's/^\(torch[a-z]*==[0-9.]*\)/\1+cpu/') > .venv/versions.txt
+	$(BIN)/python -m pip install $(INDEX) --requirement .venv/versions.txt --editable .
 	@touch $@
 
 # What only the web edition needs; its exact versions stand in environment.yml, too, as comments.

@@ -1,7 +1,12 @@
 """One list of exact versions, and it is what is installed."""
 
+import json
+import os
 import re
+import shutil
+import subprocess
 import sys
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -52,3 +57,46 @@ def test_project_names_what_the_environment_pins() -> None:
     for requirement in wanted:
         assert version(requirement.name) in requirement.specifier
         assert all(item.operator == ">=" for item in requirement.specifier), "lower bounds only"
+
+
+def write_wheel(folder: Path, version_: str) -> None:
+    """A wheel of torch that is empty but for its name."""
+    info = f"torch-{version_}.dist-info"
+    with zipfile.ZipFile(folder / f"torch-{version_}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version_}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def planned(folder: Path, *choice: str, **variables: str) -> tuple[str, str]:
+    """What `make .venv` would do in a copy of the project, and the line for torch that it hands to pip."""
+    for name in ("Makefile", "environment.yml", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    (folder / ".venv").mkdir(exist_ok=True)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "MAKE"))}
+    how = {"cwd": folder, "env": clean | variables, "capture_output": True, "text": True, "check": True}
+    printed = subprocess.run(["make", "-n", ".venv", *choice], **how).stdout
+    listing = next(line for line in printed.splitlines() if line.startswith("sed"))
+    subprocess.run(["sh", "-c", listing], **how)
+    lines = (folder / ".venv/versions.txt").read_text().splitlines()
+    return printed, next(line for line in lines if line.startswith("torch=="))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has wheels with CUDA to avoid")
+def test_torch_cpu_takes_the_wheels_without_cuda(tmp_path: Path) -> None:
+    """From PyTorch's index, or from a local folder, which may hold the others beside them."""
+    (number,) = (next(iter(pin.specifier)).version for pin in PINS if pin.name == "torch")
+    index = "--extra-index-url https://download.pytorch.org/whl/cpu"
+    printed, wish = planned(tmp_path)
+    assert wish == f"torch=={number}" and index not in printed and "6.3 GB" in printed
+    printed, wish = planned(tmp_path, "TORCH=cpu")
+    assert wish == f"torch=={number}+cpu" and index in printed and "2 GB" in printed
+    printed, _ = planned(tmp_path, "TORCH=cpu", PIP_FIND_LINKS=str(tmp_path))
+    assert index not in printed, "a folder that is named takes the index's place"
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--no-deps"]
+    command += ["--no-index", "--find-links", str(tmp_path), "--report", "-", wish]
+    write_wheel(tmp_path, number)
+    assert subprocess.run(command, capture_output=True).returncode, "no wheel with CUDA is taken for want of another"
+    write_wheel(tmp_path, f"{number}+cpu")
+    report = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert [item["metadata"]["version"] for item in report["install"]] == [f"{number}+cpu"]

@@ -2,7 +2,8 @@
 
     python tests/benchmarks/story.py data/cifar10
 
-About 15 minutes on one core. Writes story.json beside this file and the README's figure.
+About 15 minutes on one core. Writes story.json beside this file, and the README's two figures. With --draw it only
+draws, from story.json.
 
 Two sites, Dirichlet alpha 0.3, each seed with a split of its own. At every step of the x axis all of them have made the
 same number of passes over the images. The federation is the hand-written one, whose bits the simulator's equal.
@@ -10,15 +11,14 @@ same number of passes over the images. The federation is the hand-written one, w
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
-from PIL import Image
 from torch.utils.data import ConcatDataset
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "code"))
@@ -58,31 +58,42 @@ def compare(folder: Path, seed: int) -> list[dict[str, object]]:
     return rows
 
 
-def draw(rows: list[dict[str, object]], cross_site: pd.DataFrame, title: str, images: int, out: Path) -> None:
-    """The two panels side by side. "One site alone" is the mean of the two, seed by seed."""
-    frame = pd.DataFrame(rows)
+def draw(story: dict[str, Any]) -> None:
+    """The curve and the matrix, a figure each: side by side no phone could show them. "One site alone" is the mean."""
+    frame = pd.DataFrame(story["rows"])
     frame["model"] = frame["model"].replace(r"site-\d+ alone", "one site alone", regex=True)
     mean = frame.groupby(["model", "seed", "epochs"], as_index=False)["accuracy"].mean()
-    left = plots.compare(mean, title, images)
-    right = plots.cross_site_heatmap(cross_site, title, images)
-    panels = [
-        Image.open(io.BytesIO(figure._repr_mimebundle_()[0]["image/png"])).convert("RGB") for figure in (left, right)
-    ]
-    page = Image.new("RGB", (sum(panel.width for panel in panels), max(panel.height for panel in panels)), "white")
-    page.paste(panels[0], (0, 0))
-    page.paste(panels[1], (panels[0].width, (page.height - panels[1].height) // 2))
-    page.quantize(64).save(out, optimize=True)
+    cross_site = pd.DataFrame(story["cross_site"]).T
+    cross_site.attrs["metric"] = {"name": "accuracy", "higher_is_better": True, "fraction": None}
+    drawn = {
+        "story": plots.compare(mean, story["data"], story["images"]),
+        "story_matrix": plots.cross_site_heatmap(cross_site, story["data"], story["images"]),
+    }
+    for name, figure in drawn.items():
+        (HERE.parents[1] / f"notebooks/figures/{name}.png").write_bytes(figure.png())
+        sys.stdout.write(f"{name}: {figure.alt}\n")
 
 
-def main() -> None:
+def measure() -> dict[str, Any]:
     torch.set_num_threads(1)
     dataset = read_dataset(sys.argv[1])
     rows = [row for seed in SEEDS for row in compare(dataset.folder, seed)]
-    (HERE / "story.json").write_text(json.dumps(rows, indent=1) + "\n")
-    sites = split_dataset(dataset.folder, SITES, alpha=ALPHA, seed=SEEDS[0])
-    run = simulate(build_job(sites[0].parent.resolve(), rounds=ROUNDS), runs=HERE.parents[1] / "runs", name="story")
-    out = HERE.parents[1] / "notebooks/figures/story.png"
-    draw(rows, run.cross_site, dataset.title, dataset.counts["test"], out)
+    about = {"data": dataset.title, "images": dataset.counts["test"], "rows": rows}
+    return about | {"cross_site": run_once(dataset.folder).to_dict("index")}
+
+
+def run_once(folder: Path) -> pd.DataFrame:
+    """The cross-site matrix of the first seed, from FLARE's simulator."""
+    sites = split_dataset(folder, SITES, alpha=ALPHA, seed=SEEDS[0])
+    job = build_job(sites[0].parent.resolve(), rounds=ROUNDS)
+    return simulate(job, runs=HERE.parents[1] / "runs", name="story").cross_site
+
+
+def main() -> None:
+    kept = HERE / "story.json"
+    if "--draw" not in sys.argv:
+        kept.write_text(json.dumps(measure(), indent=1) + "\n")
+    draw(json.loads(kept.read_text()))
 
 
 if __name__ == "__main__":
