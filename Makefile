@@ -31,6 +31,7 @@ bench: .venv
 lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 # The exact versions stand in environment.yml alone: conda reads them there, and so does this.
 # TORCH=cpu takes wheels without CUDA: from PyTorch's own index, or from where PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS says.

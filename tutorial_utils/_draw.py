@@ -20,7 +20,7 @@ from PIL import Image
 from tutorial_utils.errors import TutorialError
 from tutorial_utils.metric import Metric
 
-# Okabe and Ito's blue, vermillion, bluish green and sky blue, two made darker: the four differ in grey too.
+# Okabe and Ito's blue, vermilion, bluish green and sky blue, two made darker: the four differ in grey too.
 PALETTE = ("#004C80", "#D55E00", "#008A64", "#56B4E9")
 MORE = ("#A3528A", "#8A7000", "#333333")  # purple, ochre, nearly black: for whatever is none of the four models below
 # A model has one colour in every figure: by the first word of these that its name holds.
@@ -101,7 +101,7 @@ def line(n: int, colours: Sequence[str] = PALETTE) -> dict[str, str]:
 
 
 def colours_of(models: Sequence[str]) -> list[str]:
-    """The colour of each model, by its role: federated blue, a site's own vermillion, centralised green, best sky blue.
+    """The colour of each model, by its role: federated blue, a site's own vermilion, centralised green, best sky blue.
 
     What has no role, another algorithm say, takes the colours of MORE in turn.
     """
