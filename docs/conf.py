@@ -10,7 +10,8 @@ for folder in (DOCS, DOCS.parent / "code", DOCS.parent):
     sys.path.insert(0, str(folder))
 
 project = "ModelLearner, from a script to a federation"
-project_copyright = "the authors, Apache-2.0"
+author = "the maintainers of the series"
+project_copyright = f"{author}, Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "edition"]
 exclude_patterns = ["docs/README.md"]
 nitpicky = False

@@ -79,3 +79,10 @@ def test_what_a_training_is_told_is_what_the_learner_takes() -> None:
     taken = settings_of(CIFAR10ModelLearner)
     for field in fields(Training):
         assert taken[field.name].default == field.default
+
+
+def test_a_notebook_shows_them_as_a_short_table() -> None:
+    html = replace(FULL, rounds=7)._repr_html_()
+    assert html.index("dataset") < html.index("epochs")
+    assert '<th scope="row">rounds</th><td>7</td>' in html
+    assert all(f">{field.name}</th>" in html for field in fields(Settings)) and html.count("<tr>") == 6

@@ -63,7 +63,10 @@ class Settings(Training):
 
     def _repr_html_(self) -> str:
         """A notebook shows them as a short table, two values a line; a terminal as one line of Python."""
-        pairs = [f'<th scope="row">{field.name}</th><td>{getattr(self, field.name)}</td>' for field in fields(self)]
+        names = [field.name for field in fields(self)]
+        first = [name for name in names if name not in Training.__dataclass_fields__]  # the data before the training
+        names = [*first, *(name for name in names if name not in first)]
+        pairs = [f'<th scope="row">{name}</th><td>{getattr(self, name)}</td>' for name in names]
         lines = ["".join(pairs[at : at + 2]) for at in range(0, len(pairs), 2)]
         return f"<table><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody></table>"
 
