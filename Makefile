@@ -20,7 +20,7 @@ notebooks: .venv
 
 # The web edition: build/site/html/index.html, from the committed outputs. test-site looks at it in a browser.
 site: .venv/site
-	$(BIN)/python docs/build.py
+	$(BIN)/python docs/build.py $(ARGS)
 
 test-site: .venv/site
 	$(BIN)/python -m pytest -m slow tests/test_site.py $(ARGS)
