@@ -22,7 +22,7 @@ notebooks: tenseal
 
 # The web edition: build/site/html/index.html, from the committed outputs. test-site looks at it in a browser.
 site: .venv/site
-	$(BIN)/python docs/build.py
+	$(BIN)/python docs/build.py $(ARGS)
 
 test-site: .venv/site
 	$(BIN)/python -m pytest -m slow tests/test_site.py $(ARGS)
@@ -45,7 +45,7 @@ tenseal: .venv
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 INDEX = $(if $(CPU),$(if $(PIP_EXTRA_INDEX_URL)$(PIP_FIND_LINKS),,--extra-index-url $(CPU_INDEX)))
 CPU := $(and $(filter cpu,$(TORCH)),$(filter Linux,$(shell uname -s)))
-SMALL := Packages of about 0.6 GB are coming, 2 GB on disk: a few minutes.
+SMALL := Packages of about 0.6 GB are coming, 1.8 GB on disk: a few minutes.
 LARGE := Packages of about 3 GB are coming, 6.3 GB on disk, most of it for NVIDIA GPUs: 5 to 15 minutes on a common line.
 NO_GPU := No NVIDIA GPU is seen here: stop this (Ctrl-C) and say make .venv TORCH=cpu, for a fifth of that.
 .venv: .venv/installed

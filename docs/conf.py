@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -40,7 +41,7 @@ html_context = {"default_mode": "light"}  # the figures are drawn on white
 html_favicon = str(DOCS / "_static/icon.svg")
 html_use_index = html_domain_indices = False  # the search is better
 html_show_sourcelink = False
-html_sidebars = {"**": ["navbar-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]}
+html_sidebars = {"**": ["navbar-logo.html", "icon-links.html", "search-button-field.html", "sbt-sidebar-nav.html"]}
 html_theme_options = {
     "home_page_in_toc": True,
     "show_navbar_depth": 1,
@@ -53,3 +54,16 @@ html_theme_options = {
     "navbar_end": [],
     "navbar_persistent": [],
 }
+if repository := os.environ.get("GITHUB_REPOSITORY"):  # on GitHub a page can lead to its own file, and open it there
+    html_theme_options |= {
+        "repository_url": f"https://github.com/{repository}",
+        "repository_branch": "main",
+        "use_repository_button": True,
+        "icon_links": [
+            {
+                "name": "Open in Codespaces",
+                "url": f"https://codespaces.new/{repository}",
+                "icon": "fa-solid fa-code",
+            }
+        ],
+    }

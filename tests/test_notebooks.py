@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -149,6 +150,22 @@ def test_it_says_what_the_reader_will_have_and_learn(path: Path) -> None:
     words = len(re.sub(r"!?\[[^\]]*\]\([^)]*\)", " ", first.source).split())
     assert words <= 220, f"The opening of {path.name} has {words} words: 220 at most."
     assert second.cell_type == "code" and "##" not in first.source, f"Open {path.name} with one cell, then imports."
+
+
+@every_notebook
+def test_it_starts_from_the_checkouts_root_too(path: Path) -> None:
+    """VS Code and PyCharm start a kernel there, make lab in the notebook's own folder."""
+    lines = code_cells(read(path))[0].source.splitlines()
+    places = ['os.chdir(next(Path().glob("notebooks"), "."))', 'sys.path.insert(0, "../code")']
+    missing = [place for place in places if not any(line.startswith(place) for line in lines)]
+    assert not missing, f"Let the import cell of {path.name} say {' and '.join(missing)}."
+
+
+@pytest.mark.slow
+def test_an_import_cell_runs_from_the_checkouts_root() -> None:
+    cell = code_cells(read(NOTEBOOKS[0]))[0].source
+    ran = subprocess.run([sys.executable, "-c", cell], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 @every_notebook
