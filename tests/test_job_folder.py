@@ -394,7 +394,7 @@ def test_sites_that_cannot_be_are_said_before_the_start(
         ("$NO_SUCH_VARIABLE/sites", r"lie in \$NO_SUCH_VARIABLE/sites, and no such environment variable is set here"),
         ("data/sites", "lie in data/sites, which a site looks for below a folder of FLARE's: write the whole path"),
         ("~/sites", "lie in ~/sites, which a site looks for below a folder of FLARE's"),
-        ("/nowhere", "/nowhere has no folder site-1, site-2: split the data for 2 sites"),
+        ("/nowhere", r"/nowhere has no folder site-1, site-2 \(it has none\): name its folders"),
     ],
 )
 def test_data_are_looked_for_as_a_site_will(data: str, text: str, place: Callable[..., JobFolder]) -> None:

@@ -350,6 +350,29 @@ def test_a_module_that_can_be_imported(text: str, tmp_path: Path) -> None:
     check_import(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "call"),
+    [
+        ("import torch\nTARGET = torch.randn(4, 1) * 5\n", "randn"),
+        ("import numpy as np\nORDER = np.random.permutation(10)\n", "permutation"),
+        ("import random\nclass A:\n    x = random.random()\n", "random"),
+        ("import torch\ndef make():\n    return torch.rand(3)\nWEIGHTS = make()\ntorch.manual_seed(0)\n", "rand"),
+    ],
+)
+def test_each_site_would_draw_other_numbers_when_it_imports(text: str, call: str, tmp_path: Path) -> None:
+    """Seen in pytorch/examples/regression: the proof is equal in every bit, and each site learns another target."""
+    path = tmp_path / "zmine.py"
+    path.write_text(text)
+    with pytest.raises(
+        JobError, match=rf"^zmine\.py draws random numbers when it is imported \(line \d+: {call}\(\)\)"
+    ):
+        check_import(path)
+    path.write_text(f"import torch\ntorch.manual_seed(0)\n{text}")
+    check_import(path)
+    path.write_text("import numpy as np\nDRAW = np.random.default_rng(0)\ndef f():\n    return np.random.rand(3)\n")
+    check_import(path)
+
+
 def test_a_module_that_is_imported_is_checked_as_well(project: Project) -> None:
     project.write({"zpack/__init__.py": "def f():\n    pass\n", "zpack/mine.py": LEARNER, "zhelp.py": "input()\n"})
     project.write({"zmine.py": "def later():\n    import zhelp\n" + LEARNER})

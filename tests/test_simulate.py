@@ -140,8 +140,8 @@ def test_report_holds_it_all(run: Run, sites: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("settings", "how", "text"),
     [
-        ({"data": "nowhere"}, {}, r"nowhere has no folder site-1, site-2: split the data for 2 sites"),
-        ({"sites": 3}, {}, r"has no folder site-3: split the data for 3 sites"),
+        ({"data": "nowhere"}, {}, r"nowhere has no folder site-1, site-2 \(it has none\)"),
+        ({"sites": 3}, {}, r"has no folder site-3 \(it has site-1, site-2"),
         ({}, {"sites": 1}, r"The job needs 2 sites \(its min_clients\), and sites is 1"),
         ({}, {"sites": 3}, r"has no folder site-3"),
         ({}, {"threads": 3}, r"threads is 3: it must be from 1 to the number of sites, 2"),

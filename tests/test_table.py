@@ -125,6 +125,9 @@ def test_numbers_as_labels(frame: pd.DataFrame, tmp_path: Path) -> None:
     assert list(count_labels(split_table(one, 2, label="smokes", out=tmp_path / "bool")).columns) == ["False", "True"]
     floats = one.assign(grade=one["grade"].astype(float))
     assert list(count_labels(split_table(floats, 2, label="grade", out=tmp_path / "float")).columns) == ["8", "9", "10"]
+    counted = one.assign(score=np.arange(300) % 150)  # two rows a value: no class could be dealt out
+    for name, scores in {"whole": counted, "as floats": counted.astype({"score": float})}.items():
+        assert count_labels(split_table(scores, 2, label="score", out=tmp_path / name)).shape == (2, 4)
     assert count_labels(split_table(one, 2, label="half", out=tmp_path / "half")).sum(axis=1).tolist() == [90, 90]
 
 

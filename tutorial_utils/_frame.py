@@ -13,6 +13,7 @@ from tutorial_utils._split import name_sites
 from tutorial_utils.errors import PartitionError
 from tutorial_utils.folder import expand, explained
 
+MOST_CLASSES, FEWEST_ROWS = 20, 10  # beyond these a number counts something, and names no class
 Sites = int | Sequence[str] | Mapping[Any, str] | None
 
 
@@ -52,19 +53,22 @@ def read_whole(table: pd.DataFrame | str | Path) -> Whole:
 
 
 def find_labels(whole: Whole, label: str | None) -> Labels:
-    """Texts and whole numbers are classes. A number that is measured has none, and its quarters stand for them."""
+    """Texts and whole numbers are classes. A number that is measured has none, and its quarters stand for them.
+
+    A whole number is measured, too, where it has more than MOST_CLASSES values with fewer than FEWEST_ROWS rows each.
+    """
     if label is None:
         return Labels(np.zeros(len(whole.text), int), ("rows",))
     values = _column(whole.typed, label, "label")
-    if pd.api.types.is_float_dtype(values):
-        if not np.isfinite(values).all():
-            raise PartitionError(f"{label!r} (label) holds infinite numbers: mend them, or leave these rows out.")
-        if (values % 1 != 0).any():
+    if pd.api.types.is_float_dtype(values) and not np.isfinite(values).all():
+        raise PartitionError(f"{label!r} (label) holds infinite numbers: mend them, or leave these rows out.")
+    number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if number:
+        if (values % 1 != 0).any() or len(values) < FEWEST_ROWS * values.nunique() > FEWEST_ROWS * MOST_CLASSES:
             edges = np.unique(np.quantile(values, [0.25, 0.5, 0.75]))
             names = [f"quarter {k}, to {edge:.4g}" for k, edge in enumerate(edges, 1)] + [f"above {edges[-1]:.4g}"]
             return Labels(np.searchsorted(edges, values), tuple(names), measured=True)
-        values = values.astype("int64")
-    number = pd.api.types.is_numeric_dtype(values)
+        values = values.astype("int64") if pd.api.types.is_float_dtype(values) else values
     names = [str(value) for value in (sorted(set(values)) if number else sorted(set(values.map(str))))]
     return Labels(pd.Categorical(values.map(str), categories=names).codes.astype(int), tuple(names))
 

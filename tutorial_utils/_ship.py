@@ -7,6 +7,7 @@ file beside the code, a module from another folder of sys.path, an installed pac
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -24,6 +25,12 @@ LEFT_OUT = ("__pycache__", "egg-info", ".pyc")
 # Calls at a module's top level that cannot be meant for an import at a site. Of RUNS only this package's own.
 AT_IMPORT = ("parse_args", "parse_known_args", "backward", "exit", "input", "step")
 RUNS = ("simulate", "build_job", "build_evaluation", "run_in_poc")
+DRAWS = re.compile(
+    r"torch\.(rand|randn|randint|randperm|normal|bernoulli|multinomial)"
+    r"|(np|numpy)\.random\.(?!default_rng|seed|Generator|RandomState|SeedSequence)\w+"
+    r"|random\.(?!seed|Random|SystemRandom)\w+"
+)
+SEEDS = ("manual_seed", "seed")
 
 
 def find_files(kind: type) -> dict[Path, str]:
@@ -186,10 +193,14 @@ def _tree(path: Path) -> ast.Module:
 
 
 def check_import(path: Path) -> None:
-    """JobError for a module that parses arguments, trains or ends the process when it is imported, as a site does."""
+    """JobError for a module that parses arguments, trains, draws random numbers or ends when it is imported.
+
+    Each site imports it, in a process of its own: what is drawn without a seed is another number at each.
+    """
     tree = _tree(path)
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     ours = {alias.name for node in ast.walk(tree) if _is_from_here(node) for alias in node.names}
+    seeded = False
     for statement in tree.body:
         if _is_guard(statement):
             continue
@@ -201,6 +212,12 @@ def check_import(path: Path) -> None:
                 raise JobError(
                     f"{path.name} works when it is imported (line {call.lineno}: {called}()), as each site does: "
                     'put that under  if __name__ == "__main__":'
+                )
+            seeded = seeded or called in SEEDS
+            if not seeded and DRAWS.fullmatch(ast.unparse(call.func)):
+                raise JobError(
+                    f"{path.name} draws random numbers when it is imported (line {call.lineno}: {called}()), and each "
+                    "site would draw others: do it in a function, or set the seed above that line."
                 )
 
 

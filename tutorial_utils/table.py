@@ -48,7 +48,8 @@ def split_table(
         sites: a number or a list of names, as for `split_dataset`. With `by` left out, or a dict of the column's
             values and the site that each goes to ({"Mercy Hospital": "mercy"}).
         label: the column that a net is to learn. Train, valid and test of a site get the same mix of it. Texts and
-            whole numbers are classes; other numbers are dealt out IID, and mixed by their quarters.
+            whole numbers are classes; other numbers, and whole ones of more than 20 values with fewer than ten rows
+            each, are measured: dealt out IID, and mixed by their quarters.
         by: the column that says whose row it is: each of its values is a site, in the order of the alphabet.
         alpha: how much the sites' labels differ (see `draw_shares`), None for IID; for classes alone, and without `by`.
         valid, test: the parts of a site's rows that go there, at least one row each; the others train.

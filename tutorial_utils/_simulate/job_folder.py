@@ -127,9 +127,11 @@ class JobFolder:
             )
         lack = [site for site in sites if not (data / site).is_dir()]
         if lack:
+            there = sorted(path.name for path in data.glob("*/")) if data.is_dir() else []
+            has = f"it has {', '.join(there):.200}" if there else "it has none"
             raise JobError(
-                f"{data} has no folder {', '.join(lack)}: split the data for {len(sites)} sites "
-                "(data/split.py, split_dataset), or name the folder that holds them."
+                f"{data} has no folder {', '.join(lack)} ({has}): name its folders as the job's sites, split the data "
+                "(split_dataset, split_table), or name the folder that holds them."
             )
 
     def filtered(self) -> list[str]:
