@@ -204,7 +204,7 @@ def score_models(learner: PTModelLearner, models: Mapping[str, Params], sites: S
         judge.keep_local = ()  # these models are whole
         with placed(judge, site, Signal()):
             judge.current_round = judge.total_rounds = None  # as in cross-site evaluation
-            found = {name: judge.validate(_task(judge, params, {})).metrics for name, params in models.items()}
+            found = {name: judge.validate(make_task(judge, params, {})).metrics for name, params in models.items()}
         cells[site] = {name: scores[metric.name] for name, scores in found.items()}
     frame = pd.DataFrame(cells, index=list(models), columns=list(sites), dtype=float).T
     frame.attrs["metric"] = asdict(metric)  # by which plots draw it, as Run.cross_site
@@ -253,7 +253,7 @@ def _drive_rounds(learner: ModelLearner, rounds: int, drive: Drive) -> None:
     learner.total_rounds = rounds
     before = {AppConstants.VALIDATE_TYPE: ValidateType.BEFORE_TRAIN_VALIDATE}
     for learner.current_round in range(rounds):
-        model = _task(learner, drive.params, before)
+        model = make_task(learner, drive.params, before)
         drive.received.append(read_metrics(learner, learner.validate(model)))
         result = learner.train(model)
         if isinstance(result, str):
@@ -264,10 +264,11 @@ def _drive_rounds(learner: ModelLearner, rounds: int, drive: Drive) -> None:
         drive.steps.append((result.meta or {}).get("steps", drive.weights[-1]))
     learner.current_round = learner.total_rounds = None  # as in cross-site evaluation
     drive.best = read_model(learner.get_model(ModelName.BEST_MODEL))
-    drive.test = read_metrics(learner, learner.validate(_task(learner, drive.params, {})))
+    drive.test = read_metrics(learner, learner.validate(make_task(learner, drive.params, {})))
 
 
-def _task(learner: ModelLearner, params: Params, headers: dict[str, str]) -> FLModel:
+def make_task(learner: ModelLearner, params: Params, headers: dict[str, str]) -> FLModel:
+    """A model as a task brings it; the headers are where a learner looks for them."""
     learner.shareable = Shareable()
     for name, value in headers.items():
         learner.shareable.set_header(name, value)

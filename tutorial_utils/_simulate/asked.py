@@ -24,6 +24,7 @@ class Asked:
         evaluates: every site scores models in the end: the sites' own (local_models), the server's (global_models).
         writes_matrix: the evaluation writes its results itself; else a ValidationJsonGenerator must.
         participants: the sites that evaluate; none: all.
+        statistics: the file, below the server's folder of the run, into which FLARE's federated statistics go.
     """
 
     training: int | None = None
@@ -37,10 +38,11 @@ class Asked:
     global_models: bool = False
     writes_matrix: bool = False
     participants: tuple[str, ...] = ()
+    statistics: str | None = None
 
 
 def read_asked(server: Mapping[str, Any]) -> Asked:
-    """Read it in the server's configuration, variables resolved. JobError for one that neither trains nor evaluates."""
+    """Read it in the server's configuration, variables resolved. JobError for one that does nothing known here."""
     found: dict[str, Any] = {}
     for position, workflow in enumerate(server["workflows"]):
         args = _flare.arguments_of(workflow)
@@ -48,9 +50,13 @@ def read_asked(server: Mapping[str, Any]) -> Asked:
             found |= _read_training(position, args)
         elif "cross_val_dir" in args:
             found |= _read_evaluation(args)
+        elif "statistic_configs" in args:
+            writers = (_flare.arguments_of(part) for part in server.get("components") or ())
+            found |= {"statistics": next((one["output_path"] for one in writers if "output_path" in one), None)}
     if not found:
         raise JobError(
-            "The job has no workflow with rounds, such as ScatterAndGather or FedAvg, and no cross-site evaluation."
+            "The job has no workflow with rounds, such as ScatterAndGather or FedAvg, no statistics, "
+            "and no cross-site evaluation."
         )
     return Asked(**found)
 

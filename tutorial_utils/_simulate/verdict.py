@@ -28,6 +28,7 @@ def find_lack(run: Run, asked: Asked) -> str | None:
         (_find_lack_of_rounds(run, asked) if asked.rounds else None)
         or (_find_fault_of_model(run, asked) if asked.rounds and asked.saves else None)
         or (_find_hole(run, asked) if asked.evaluates else None)
+        or (_find_lack_of_statistics(run, asked.statistics) if asked.statistics else None)
     )
 
 
@@ -78,6 +79,17 @@ def _find_hole(run: Run, asked: Asked) -> str | None:
     holes = [(model, site) for site in here for model in wanted if not rows.get(site, {}).get(model)]
     lack = ", ".join(f"{SERVER_MODELS.get(model, model.removeprefix(FROM_SERVER))} on {site}" for model, site in holes)
     return f"the cross-site matrix lacks {lack}" if holes else None
+
+
+def _find_lack_of_statistics(run: Run, file: str) -> str | None:
+    """Every column of every site is there."""
+    path = run.job_folder / file
+    try:
+        columns = json.loads(path.read_text(encoding="utf-8"))
+        lack = [(column, site) for column, told in columns.items() for site in run.sites if site not in told["count"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{path} does not hold its statistics"
+    return f"the statistics lack {lack[0][0]} of {lack[0][1]}" if lack else None
 
 
 def _read_matrix(path: Path) -> dict[str, dict[str, Any]] | str:
