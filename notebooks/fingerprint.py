@@ -13,7 +13,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS, ROOTS = ("dl", "faults", "fl", "tutorial_utils"), (ROOT / "code", ROOT, ROOT / "tests")
+OURS, ROOTS = ("dl", "faults", "fl", "more", "own", "tutorial_utils"), (ROOT / "code", ROOT, ROOT / "tests")
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:

@@ -37,6 +37,7 @@ ROOT = FOLDER.parent
 PATIENCE = 3600  # seconds for one cell
 MOST_BYTES = 100_000  # of one PNG
 STAND_IN = re.compile(r"(\d+ )?(?P<data>\S.*) images?: run this cell to see (them|it)")
+FALLBACK = "scikit-learn digits"  # what stands in for CIFAR-10 where that cannot be had: never in what is committed
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # What tqdm writes to a terminal: "rounds:  40%|####      | 2/5 [00:08<00:12,  4.1s/it]" or "12it [00:03, 4.0it/s]"
 PROGRESS = re.compile(r"\d+%\||\[\d+:\d\d[^\]]*(?:it/s|s/it|B/s)[^\]]*\]")
@@ -204,7 +205,7 @@ def refresh(path: Path, allow_digits: bool = False) -> dict[str, Any]:
             raise RefreshError(
                 "there is no variable named dataset to tell what it ran on: make one, as notebook 00 does."
             )
-        if about["data"] != "CIFAR-10" and not allow_digits:
+        if about["data"] == FALLBACK and not allow_digits:
             raise RefreshError(
                 f"it ran on {about['data']}: set CIFAR10_SOURCE to a copy of CIFAR-10 (or --allow-digits)."
             )
@@ -246,7 +247,7 @@ def find_notebooks(names: Sequence[str], folder: Path = FOLDER) -> list[Path]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Run notebooks at full size and keep their outputs.")
     parser.add_argument("names", nargs="*", help="numbers of notebooks, such as 03 06; all by default")
-    parser.add_argument("--allow-digits", action="store_true", help="keep outputs made from other data; not to commit")
+    parser.add_argument("--allow-digits", action="store_true", help="keep outputs made from the digits; not to commit")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)

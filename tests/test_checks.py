@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,39 @@ def of_own(gap: str) -> str:
     return f"lambda m: (lambda o, n: {gap})(m[m.index].to_numpy(), len(m))"
 
 
+WINE = (ROOT / "code/own/wine.py").read_text(encoding="utf-8")
+WORK = "rows, growers = load_wine"  # where what the script does begins
+GUARD = 'if __name__ == "__main__":'
+MENDED = {
+    "import": lambda text: "".join(
+        [text.partition(WORK)[0], GUARD, textwrap.indent(f"\n{WORK}{text.partition(WORK)[2]}", "    ")]
+    ),
+    "scaler": lambda text: text.replace("fit(np.concatenate([train, test]))", "fit(train)"),
+    "net": lambda text: text.replace("__init__()\n", "__init__()\n        self.width, self.dropout = width, dropout\n"),
+}
+
+
 def moved(condition: str) -> str:
     """09: a function of update u, before b and limit; d is the change of the array k."""
     return f"lambda u, b, limit: [k for k in u for d in [u[k] - b[k]] if {condition}]"
+
+
+KEPT = "\n        self.width = width"
+MAIN = f"""def main() -> None:
+{textwrap.indent(WINE[WINE.index(WORK) :], "    ")}
+
+{GUARD}
+    main()
+"""
+
+
+def wine(*mended: str, old: str = "", new: str = "") -> str:
+    """11: the text of the script with these traps mended, and something else written otherwise, as an expression."""
+    text = WINE
+    for trap in mended:
+        text = MENDED[trap](text)
+    assert old in text
+    return repr(text.replace(old, new))
 
 
 def by_seed(gain: str) -> str:
@@ -276,6 +307,25 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         (joining(researcher="'role': 'member'"), "row submit_job"),
         (joining(researcher="'role': 'boss'"), "no role"),
     ],
+    "11_bring_your_own_script": [
+        (wine(), "still trains when it is imported (20 steps)"),
+        (wine("scaler", "net"), "still trains when it is imported"),
+        (wine("import", "net"), "still fitted on all rows"),
+        (wine("import", "scaler"), "does not keep its argument width"),
+        (wine("import", "scaler", old="super().__init__()", new=f"super().__init__(){KEPT}"), "argument dropout"),
+        (wine("import", "scaler", "net", old="transform(test)", new="fit_transform(test)"), "a second fit"),
+        (wine("import", "scaler", "net", old="scaler.transform(train)", new="train"), "scale scales nothing"),
+        (wine("import", "scaler", "net", old="scaler.transform(train)", new="train / train.std(0)"), "mean 0"),
+        (wine("import", "scaler", "net", old="def scale(", new="def scaled("), "no scale(train, test)"),
+        (wine("import", "scaler", "net", old="class Net(", new="class Network("), "no Net any more"),
+        (wine("import", "scaler", "net", old=GUARD, new=f"print(torch.__version__)\n{GUARD}"), "prints when"),
+        (wine("import", "scaler", "net", old=GUARD, new=f"net = Net()\n{GUARD}"), "It makes net when"),
+        (wine("import", "scaler", "net", old=GUARD, new="if False:"), "trains no more"),
+        (wine("import", "scaler", "net", old="def fit(", new="def fit"), "no Python"),
+        ("Path('../code/own/wine.py')", "still trains"),
+        ("'../code/own/before.py'", "no scale(train, test)"),
+        ("'mine.py'", "FileNotFoundError"),
+    ],
 }
 # By notebook: right answers that are not written as the solution is.
 ALSO_RIGHT: dict[str, list[str]] = {
@@ -326,6 +376,16 @@ ALSO_RIGHT: dict[str, list[str]] = {
         moved("np.isnan(d).any() or np.abs(d).max() > limit"),
         moved("not np.allclose(u[k], b[k], rtol=0, atol=limit)"),
         "lambda u, b, limit: {k for k in u if not np.max(np.abs(u[k] - b[k])) <= limit}",
+    ],
+    "11_bring_your_own_script": [
+        wine("import", "scaler", old="__init__()\n", new=f"__init__()\n{KEPT}; self._dropout = dropout\n"),
+        wine("scaler", "net", old=WINE[WINE.index(WORK) :], new=MAIN),
+        wine(
+            "import",
+            "net",
+            old="StandardScaler().fit(np.concatenate([train, test]))",
+            new="StandardScaler().fit(train)",
+        ),
     ],
     "10_move_to_real_sites": [f"list(reversed({joining()}))", f"tuple({joining()})"],
 }

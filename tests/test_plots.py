@@ -417,6 +417,15 @@ def test_the_axis_says_the_metric_and_fits_it(
     assert ("80" in ticks) == (metric.name == "auc" or values[0] == 60)
 
 
+def test_the_marks_of_small_shares_are_told_apart() -> None:
+    wrong = Metric("wrong", higher_is_better=False, fraction=True)
+    table = pd.DataFrame({"model": ["a", "b"], "seed": 0, "wrong": [0.003, 0.021]})
+    figure = plots.compare(table, "CIFAR-10", metric=wrong)
+    figure.savefig(io.BytesIO())
+    ticks = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert len(ticks) > 2 and len(set(ticks)) == len(ticks)
+
+
 def test_a_metric_that_a_site_could_not_measure_is_a_gap_and_no_weight() -> None:
     figure = shown(errors_by_round(2), metric=MAE)
     by_label = {one.get_label(): one.get_ydata() for one in figure.axes[0].lines}

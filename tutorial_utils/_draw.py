@@ -88,7 +88,8 @@ def measure(axes: Axes, metric: Metric, percent: bool, along: str, of: str, from
     unit = ", %" if percent else "" if metric.higher_is_better else ", lower is better"
     axes.set(xlabel=along, ylabel=textwrap.fill(f"{metric.name} on the {of}{unit}", 26), ylim=(bottom, top))
     if percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+        decimals = int(top - bottom < 0.05)  # there the ticks lie closer than one in a hundred
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=decimals, symbol=""))
     else:
         axes.ticklabel_format(axis="y", useOffset=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -84,8 +84,9 @@ def build_statistics(
     names = check_site_names(sites)
     _checks.check_name("name is", name)
     _checks.check_count("min_rows", min_rows)
-    if not callable(read_rows) or not hasattr(read_rows, "__qualname__"):
-        raise JobError(f"read_rows is a {type(read_rows).__name__}: give a function that reads a site's folder.")
+    if not callable(read_rows) or not getattr(read_rows, "__name__", "").isidentifier():  # a lambda's is none
+        what = getattr(read_rows, "__name__", f"a {type(read_rows).__name__}")
+        raise JobError(f"read_rows is {what}: give a function that reads a site's folder, by its name.")
     files = find_files(read_rows) | find_files(SiteRows)
     module = read_rows.__module__
     if module == "__main__":  # a site knows it by its file
