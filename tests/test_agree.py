@@ -97,8 +97,9 @@ def read_folder(folder: Path) -> pd.DataFrame:
 )
 def test_a_site_says_what_is_wrong_with_its_rows(read: object, least: int, words: str) -> None:
     rows = SiteRows("data", f"{__name__}:{read.__name__}", least)
+    rows.initialize(SimpleNamespace(get_identity_name=lambda: "clinic"))
     with pytest.raises(ValueError, match=words):
-        rows.initialize(SimpleNamespace(get_identity_name=lambda: "clinic"))
+        rows.features()
 
 
 def test_a_site_reads_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +108,7 @@ def test_a_site_reads_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WHERE", str(tmp_path))
     rows = SiteRows("$WHERE", f"{__name__}:read_folder", 3)
     rows.initialize(SimpleNamespace(get_identity_name=lambda: "clinic"))
+    assert [feature.feature_name for feature in rows.features()[PART]] == ["age"]
     assert (rows.count(PART, "age"), rows.sum(PART, "age"), rows.stddev(PART, "age")) == (3, 6.0, 1.0)
 
 

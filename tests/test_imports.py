@@ -95,10 +95,10 @@ def test_what_ships_needs_torch_numpy_psutil_flare_and_what_ships(name: str) -> 
     assert ours(path) <= SHIPS
 
 
-def test_a_site_s_part_in_the_statistics_needs_flare_alone() -> None:
-    """Which needs pandas for it: so it ships with that job, and with no other."""
+def test_a_site_s_part_in_the_statistics_needs_flare_and_what_that_needs() -> None:
+    """FLARE's own part there needs pandas: so it ships with that job, and with no other."""
     path = ROOT / "tutorial_utils/site_rows.py"
-    assert foreign(path) == {"nvflare"} and ours(path) == set()
+    assert foreign(path) == {"nvflare", "pandas"} and ours(path) == set()
 
 
 def test_what_a_runner_adds_to_a_job_needs_nothing_else_of_ours() -> None:

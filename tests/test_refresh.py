@@ -242,3 +242,7 @@ print(os.environ["TUTORIAL_FAST"])
         "cores",
     }
     assert list(tmp_path.iterdir()) == [path], "no half-written file stays"
+
+    notebook.cells[2].source = "dataset.title = 'scikit-learn wine'"
+    nbformat.write(notebook, path)
+    assert refresh.refresh(path)["data"] == "scikit-learn wine", "what a notebook is about is no stand-in"
