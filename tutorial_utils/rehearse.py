@@ -100,7 +100,8 @@ def compare_seeds(make_job: Callable[[int], LearnerJob], seeds: Iterable[int], *
             models["pooled" if site == pooled else site] = alone.params
         scores = score_models(job.learner, models, [*job.sites, pooled]).rename(index={pooled: "everyone"})
         name = metric_of(job.learner).name
-        rows.append(scores.stack().rename(name).reset_index().assign(seed=seed))
+        long = scores.reset_index().melt("test data of", var_name="model", value_name=name)
+        rows.append(long.assign(seed=seed))
     table = pd.concat(rows, ignore_index=True)
     table.attrs |= scores.attrs
     return table
