@@ -665,4 +665,64 @@ THE_RUNNER = [
     ),
 ]
 
+AGREE, ROWS, REHEARSE, OWN = (
+    "tutorial_utils/agree.py",
+    "tutorial_utils/site_rows.py",
+    "tutorial_utils/rehearse.py",
+    "code/own/script.py",
+)
+
+WHAT_SITES_AGREE_ON = [
+    Mutation(
+        "Y1",
+        "sites that differ in their means are taken for alike",
+        AGREE,
+        "math.fsum(within + between)",
+        "math.fsum(within)",
+        at("agree", "test_merged_sums_are_the_pooled_scaler_s"),
+    ),
+    Mutation(
+        "Y2",
+        "a column of one value is divided by what rounding made of it",
+        AGREE,
+        "1.0 if _is_constant(variance, mean, count) else math.sqrt(variance)",
+        "math.sqrt(variance) or 1.0",
+        at("agree", "test_a_column_of_one_value_is_left_as_it_is"),
+    ),
+    Mutation("Y3", "FLARE's own rounding", AGREE, "DECIMALS = 300", "DECIMALS = 4", at("agree")),
+    Mutation(
+        "Y4",
+        "a site with just enough rows says nothing",
+        ROWS,
+        "len(frame) < self.min_rows",
+        "len(frame) <= self.min_rows",
+        at("agree", "test_a_site_reads_its_own_folder"),
+    ),
+    Mutation(
+        "Y5",
+        "a rehearsal trains in the job's own learner",
+        REHEARSE,
+        "placed(copy.deepcopy(job.learner), site",
+        "placed(job.learner, site",
+        at("rehearse", "test_a_second_rehearsal_begins_anew"),
+    ),
+    Mutation(
+        "Y6",
+        "a rehearsal adds in the order of the list",
+        REHEARSE,
+        "for site in sorted(job.sites)",
+        "for site in job.sites",
+        at("rehearse", "test_with_state_batchnorm_and_unequal_weights_too"),
+    ),
+    Mutation(
+        "Y7",
+        "a batch of one row reaches BatchNorm",
+        OWN,
+        "drop_last=len(data) % batch_size == 1",
+        "drop_last=False",
+        at("own", "test_only_a_batch_of_one_row_is_left_out"),
+    ),
+]
+
 MUTATIONS = [*THE_RUNNER, *THE_RESULTS, *THE_LEARNER, *THE_JOB, *THE_SCRIPT_AND_THE_DATA, *THE_AVERAGE]
+MUTATIONS += WHAT_SITES_AGREE_ON
