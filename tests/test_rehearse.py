@@ -71,7 +71,7 @@ def test_what_no_server_could_average_is_said(hospitals: Path) -> None:
 
 def test_seeds_compared_begin_alike_and_are_scored_alike(hospitals: Path) -> None:
     frame = compare_seeds(lambda seed: make_job(hospitals, seed, rounds=1), [0, 3], pooled="everyone")
-    assert list(frame["model"].unique()) == ["federated", *NAMES, "pooled"]
+    assert list(frame["model"].unique()) == ["federated", *(f"{name} alone" for name in NAMES), "centralised"]
     assert set(frame["test data of"]) == {*NAMES, "everyone"} and set(frame["seed"]) == {0, 3}
     job = make_job(hospitals, seed=3, rounds=1)
     by_hand = score_models(job.learner, {"federated": rehearse(job).params}, ["everyone"]).iloc[0, 0]

@@ -88,8 +88,8 @@ def compare_seeds(make_job: Callable[[int], LearnerJob], seeds: Iterable[int], *
         seeds: at least three show a range; the range is no test of significance.
         pooled: the name of one more folder beside the sites' own, with the rows of all of them: what nobody may have.
 
-    Returns: columns seed, model ("federated", each site's name, "pooled"), test data of (the sites, and "everyone"),
-        and the metric that decides.
+    Returns: columns seed, model ("federated", "NAME alone" of each site, "centralised"), test data of (the sites, and
+        "everyone"), and the metric that decides.
     """
     rows = []
     for seed in seeds:
@@ -97,7 +97,7 @@ def compare_seeds(make_job: Callable[[int], LearnerJob], seeds: Iterable[int], *
         models = {"federated": rehearse(job).params}
         for site in (*job.sites, pooled):
             alone = test_drive(copy.deepcopy(job.learner), job.net, site=site, rounds=job.rounds)
-            models["pooled" if site == pooled else site] = alone.params
+            models["centralised" if site == pooled else f"{site} alone"] = alone.params
         scores = score_models(job.learner, models, [*job.sites, pooled]).rename(index={pooled: "everyone"})
         name = metric_of(job.learner).name
         long = scores.reset_index().melt("test data of", var_name="model", value_name=name)
