@@ -31,6 +31,7 @@ from tutorial_utils.learner import to_numpy
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.privacy import compare_updates, epsilon, pass_through
 from tutorial_utils.results import Run, sha256
+from tutorial_utils.settings import FAST
 from tutorial_utils.simulate import simulate
 
 HOW = {"batch_size": 8, "epochs": 1, "lr": 0.01, "momentum": 0.9}
