@@ -107,6 +107,7 @@ def main() -> int:
     failed = sphinx_build([*options, "--fail-on-warning", str(OUT / "source"), str(html)])
     for path in [*html.rglob("*.map"), *html.glob("_static/*macros.html")]:  # for the theme's own makers
         path.unlink()
+    shutil.rmtree(html / "_static/locales", ignore_errors=True)  # other tongues of the theme's buttons
     size = sum(path.stat().st_size for path in html.rglob("*") if path.is_file())
     if size > MOST_BYTES:
         raise SystemExit(f"The site has {size / 1e6:.1f} MB: {MOST_BYTES / 1e6:.0f} at most.")

@@ -64,7 +64,9 @@ def address(site: Path) -> Iterator[str]:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver and importlib.util.find_spec("selenium")):
-        pytest.skip("There is no browser: apt-get install chromium chromium-driver, then make test-site.")
+        pytest.skip(
+            "There is no browser, or no selenium: apt-get install chromium chromium-driver, then make test-site."
+        )
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
