@@ -290,17 +290,17 @@ def test_a_package_ships_whole_with_its_data_and_what_it_imports_from_beside(her
 
 
 def test_a_part_of_the_job_from_a_package_ships_with_its_data_too(here: Path, tmp_path: Path) -> None:
-    filters = "from nvflare.apis.filter import Filter\nfrom privacy import noise\nclass Blur(Filter):\n"
+    filters = "from nvflare.apis.filter import Filter\nfrom secrecy import noise\nclass Blur(Filter):\n"
     filters += "    def process(self, shareable, fl_ctx):\n        return shareable\n"
     data = "from pathlib import Path\nSCALE = (Path(__file__).parent / 'scale.txt').read_text()\n"
     files = {
-        "privacy/__init__.py": "",
-        "privacy/filters.py": filters,
-        "privacy/noise.py": data,
-        "privacy/scale.txt": "1",
+        "secrecy/__init__.py": "",
+        "secrecy/filters.py": filters,
+        "secrecy/noise.py": data,
+        "secrecy/scale.txt": "1",
     }
     write(here, files | {"mine.py": mine()})
-    blur = importlib.import_module("privacy.filters").Blur()
+    blur = importlib.import_module("secrecy.filters").Blur()
     assert shipped(job_of("mine", site_filters=[blur]), tmp_path / "site") == {"mine.py", *files}
     assert shipped(job_of("mine", server_filters=[blur]), tmp_path / "server") == {"mine.py", *files}
 
