@@ -39,6 +39,7 @@ PATIENCE = 3600  # seconds for one cell
 MOST_BYTES = 100_000  # of one PNG
 STAND_IN = re.compile(r"(\d+ )?(?P<data>\S.*) images?: run this cell to see (them|it)")
 FALLBACK = "scikit-learn digits"  # what stands in for CIFAR-10 where that cannot be had: never in what is committed
+PIXELS = re.compile(r"(?<=;base64,)[A-Za-z0-9+/]+=*")  # of a picture in HTML: letters and slashes, and no path
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # What tqdm writes to a terminal: "rounds:  40%|####      | 2/5 [00:08<00:12,  4.1s/it]" or "12it [00:03, 4.0it/s]"
 PROGRESS = re.compile(r"\d+%\||\[\d+:\d\d[^\]]*(?:it/s|s/it|B/s)[^\]]*\]")
@@ -75,6 +76,7 @@ def output_texts(output: NotebookNode) -> Iterator[str]:
 
 def absolute_paths(text: str) -> list[str]:
     """Absolute paths in a text: any that looks like one, and this machine's own places, however they look."""
+    text = PIXELS.sub("", text)
     places = {ROOT, Path.home(), Path(tempfile.gettempdir()), Path(sys.prefix)}
     places |= {place.resolve() for place in places}
     known = [str(place) for place in places if len(place.parts) > 1]  # "/" is the home of some containers

@@ -117,6 +117,15 @@ def test_progress_bars_are_dropped_and_other_words_on_stderr_stay() -> None:
     assert cleaned(stream("50%| is said on purpose\n"))[0].text == "50%| is said on purpose\n"
 
 
+def test_the_pixels_of_a_picture_in_html_are_no_path() -> None:
+    """Letters with slashes in between: seen in the first figure of 00."""
+    src = "data:image/png;base64,iVBOR/v78/Pz5+fn29vbz8/Pw8PDt7e3r6+vj/home/x+="
+    output = new_output("execute_result", {"text/html": f'<img alt="a" src="{src}">'})
+    assert not [path for text in refresh.output_texts(output) for path in refresh.absolute_paths(text)]
+    output = new_output("execute_result", {"text/html": f'<img alt="in /home/ann" src="{src}">'})
+    assert [path for text in refresh.output_texts(output) for path in refresh.absolute_paths(text)] == ["/home/ann"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
