@@ -25,7 +25,7 @@ from nvflare.private.fed.app.simulator import simulator_runner, simulator_worker
 from nvflare.private.fed.server.server_json_config import WorkFlow
 from nvflare.private.fed.server.server_runner import ServerRunner, ServerRunnerConfig
 
-from tutorial_utils._simulate import pace, site_process
+from tutorial_utils._simulate import pace, site_process, start
 from tutorial_utils._simulate.pace import ASK_AGAIN, TOPIC, ServerPace, SitePace
 from tutorial_utils._simulate.start import NAP_SECONDS, nap, start_site
 
@@ -232,3 +232,19 @@ def test_naps_are_short_and_the_simulator_uses_nothing_else_of_time() -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time"
     }
     assert used == {"time", "sleep"}
+
+
+@pytest.mark.parametrize(
+    ("logged", "told"), [(True, []), (False, ["site-2 failed before its first line: its process"])]
+)
+def test_a_site_whose_process_ends_before_its_first_line_ends_the_run(
+    logged: bool, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen once in hundreds of runs, with a port that was taken: the run waited for ever."""
+    monkeypatch.setattr(start, "GRACE_SECONDS", 0.0)
+    (folder := tmp_path / "site-2").mkdir()
+    if logged:
+        (folder / start.LOG).touch()
+    said: list[str] = []
+    start.watch_start(subprocess.Popen([sys.executable, "-c", "pass"]), folder, said.append)
+    assert [one[: len(told[0])] for one in said] == told if told else not said

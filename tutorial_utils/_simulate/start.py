@@ -4,7 +4,9 @@
 
 While it starts, FLARE's simulator looks once a second whether its server is up, whether a site's process listens, and
 before it starts the sites at all: some three seconds of a run. Nothing else in its module sleeps (nvflare 2.9.0).
-The sites' processes are started by way of site_process.py.
+The sites' processes are started by way of site_process.py. One that ends before it has written a line (its port may
+be taken, for FLARE hands out a number that was free a moment ago) is noticed by nobody, and the run would wait for it:
+the simulator ends instead, and the runner says so.
 
 Python puts the folder of a file that it runs on sys.path, FLARE hands that on to every site, and a module of the
 reader's that is called as one beside this file would be shadowed there: so it is taken off first.
@@ -17,10 +19,12 @@ import sys
 if __name__ == "__main__":
     sys.path[:] = sys.path[(not getattr(sys.flags, "safe_path", False)) :]
 
+import os
 import runpy
 import subprocess
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +33,8 @@ from nvflare.private.fed.app.simulator import simulator_runner
 
 NAP_SECONDS = 0.05
 SITE_PROCESS = Path(__file__).with_name("site_process.py")
+LOG = "log.txt"  # FLARE's, in a site's folder, from its first line on
+GRACE_SECONDS = 5.0  # for FLARE, which ends the run itself where it knows why
 
 
 def nap(seconds: float) -> None:
@@ -37,7 +43,25 @@ def nap(seconds: float) -> None:
 
 def start_site(command: Sequence[str], **how: Any) -> subprocess.Popen:  # noqa: ANN401
     """FLARE's [python, -m, its worker, ...], by way of site_process.py."""
-    return subprocess.Popen([command[0], str(SITE_PROCESS), *command[1:]], **how)
+    process = subprocess.Popen([command[0], str(SITE_PROCESS), *command[1:]], **how)
+    if "-o" in command:
+        folder = Path(command[list(command).index("-o") + 1])
+        threading.Thread(target=watch_start, args=(process, folder, end), daemon=True).start()
+    return process
+
+
+def watch_start(process: subprocess.Popen, folder: Path, give_up: Callable[[str], None]) -> None:
+    """Wait for the end of a site's process; give up where it comes before the first line of its log."""
+    code = process.wait()
+    if not (folder / LOG).exists():
+        time.sleep(GRACE_SECONDS)
+        give_up(f"{folder.name} failed before its first line: its process ended with code {code}. Run it again.")
+
+
+def end(why: str) -> None:
+    sys.stderr.write(f"{why}\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 if __name__ == "__main__":
