@@ -331,10 +331,9 @@ def test_a_server_that_stands_still_while_a_site_connects_costs_time_alone(sites
         ]
 
     def stop_the_server() -> None:
-        while not (found := servers()):  # looked for before it is needed: a look takes as long as a site to connect
-            time.sleep(0.02)
+        found = servers()
         while not any("started to run" in path.read_text() for path in folder.rglob("site-1/log.txt")):
-            time.sleep(0.02)
+            found = servers()  # before it is needed: a look takes longer than a site to connect
         for sign, seconds in ((signal.SIGSTOP, 13), (signal.SIGCONT, 0)):
             for server in found:
                 with contextlib.suppress(psutil.NoSuchProcess):  # one that was there for a moment
