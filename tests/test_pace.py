@@ -248,3 +248,14 @@ def test_a_site_whose_process_ends_before_its_first_line_ends_the_run(
     said: list[str] = []
     start.watch_start(subprocess.Popen([sys.executable, "-c", "pass"]), folder, said.append)
     assert [one[: len(told[0])] for one in said] == told if told else not said
+
+
+def test_every_site_that_is_started_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By FLARE's own words, with a process that leaves at once. Mutation that must not live: nobody watches."""
+    told = threading.Event()
+    monkeypatch.setattr(start, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(start, "SITE_PROCESS", tmp_path / "nothing.py")
+    monkeypatch.setattr(start, "end", lambda why: told.set())
+    (tmp_path / "nothing.py").touch()
+    start_site([sys.executable, "-m", "worker", "-o", str(tmp_path / "site-1"), "--client", "site-1"]).wait()
+    assert told.wait(30)
