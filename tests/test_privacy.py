@@ -28,6 +28,7 @@ from tutorial_utils.data import Dataset
 from tutorial_utils.errors import ResultsError, TutorialError
 from tutorial_utils.filters import ClipAndNoise
 from tutorial_utils.learner import to_numpy
+from tutorial_utils.metric import Metric
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.privacy import compare_updates, epsilon, pass_through
 from tutorial_utils.results import Run, sha256
@@ -266,7 +267,13 @@ def test_a_figure_of_the_noise_says_both_sides() -> None:
     costs = pd.DataFrame({"sites": [2, 2, 5, 5], "noise": [0, 0.1, 0, 0.1], "accuracy": [0.9, 0.1, 0.8, 0.5]})
     attacks = pd.DataFrame({"noise": [0.1, 0], "seen": [0.2, 1.0]})
     figure = attack_plots.noise(costs, attacks, {"seen": "a picture"}, "Points")
-    assert "Accuracy with 2 sites: 90%, 10%." in figure.alt and "a picture: 1.00, 0.20." in figure.alt
+    assert "The accuracy with 2 sites: 90.0%, 10.0%." in figure.alt and "a picture: 1.00, 0.20." in figure.alt
+    errors = costs.rename(columns={"accuracy": "mae"}).assign(mae=[40.0, 60.5, 41.0, 50.0], seed=0)
+    lower = Metric("mae", higher_is_better=False)
+    figure = attack_plots.noise(errors, attacks, {"seen": "a picture"}, "Points", metric=lower, of="test patients")
+    assert "The mae with 2 sites: 40, 60.5." in figure.alt and "%" not in figure.alt
+    label = " ".join(figure.axes[0].get_ylabel().split())
+    assert label == "mae on the test patients, lower is better" and figure.axes[0].get_ylim()[1] > 60
     with pytest.raises(TutorialError, match="no column seen"):
         attack_plots.noise(costs, attacks.drop(columns="seen"), {"seen": "a picture"}, "Points")
 

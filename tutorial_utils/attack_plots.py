@@ -10,10 +10,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import PercentFormatter
 
-from tutorial_utils._draw import TutorialFigure, as_pixels, band, in_our_style, lay_out, need, new_figure
+from tutorial_utils._draw import (
+    TutorialFigure,
+    as_pixels,
+    band,
+    find_metric,
+    in_our_style,
+    lay_out,
+    measure,
+    need,
+    new_figure,
+)
 from tutorial_utils.errors import TutorialError
+from tutorial_utils.metric import Metric
 
 
 @in_our_style
@@ -55,30 +65,43 @@ def _as_light(pictures: np.ndarray) -> np.ndarray:
 
 
 @in_our_style
-def noise(costs: pd.DataFrame, attacks: pd.DataFrame, gains: Mapping[str, str], data: str) -> TutorialFigure:
-    """One knob, the noise: left the accuracy by number of sites, right what attacks read. Mean and range
+def noise(
+    costs: pd.DataFrame,
+    attacks: pd.DataFrame,
+    gains: Mapping[str, str],
+    data: str,
+    *,
+    metric: Metric | None = None,
+    of: str = "test images",
+) -> TutorialFigure:
+    """One knob, the noise: left the metric by number of sites, right what attacks read. Mean and range
     of the seeds.
 
     Args:
-        costs: columns sites, noise, accuracy (0..1); a row for each seed.
+        costs: columns sites, noise, and the metric's; a row for each seed.
         attacks: columns noise and those of `gains`, {column: its name in the figure}.
+        metric: what the noise costs, as in plots.compare.
+        of: what it was measured on.
     """
-    need(costs, "sites", "noise", "accuracy")
+    metric = find_metric(costs, metric, "sites", "noise", "seed")
+    need(costs, "sites", "noise")
     need(attacks, "noise", *gains)
     figure, (left, right) = new_figure(3.6, f"{data}: one knob, the noise on each update", "", 2)
+    percent = metric.is_fraction(costs[metric.name])
     for n, (sites, runs) in enumerate(costs.groupby("sites")):
-        mean = band(left, _by_word(runs, "accuracy"), n, f"{sites} sites")["mean"]
-        figure.alt += f"Accuracy with {sites} sites: {', '.join(f'{one:.0%}' for one in mean)}. "
+        mean = band(left, _by_word(runs, metric.name), n, f"{sites} sites")["mean"]
+        said = ", ".join(metric.format(one, percent) for one in mean)
+        figure.alt += f"The {metric.name} with {sites} sites: {said}. "
     for n, (column, name) in enumerate(gains.items()):
         mean = band(right, _by_word(attacks, column), n, name)["mean"]
         figure.alt += f"{name}: {', '.join(f'{one:.2f}' for one in mean)}. "
-    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
-    left.set(title="what it costs", ylabel="accuracy on the test images, %", ylim=(0, 1.05))
+    measure(left, metric, percent, "noise multiplier", of)
+    left.set_title("what it costs")
     lowest = min(right.get_ylim()[0], 0)
     right.set(title="what can still be read", ylabel="correlation with the truth", ylim=(lowest, 1.05))
+    right.set_xlabel("noise multiplier")
+    right.grid(axis="y", color="#DDDDDD", linewidth=0.7)
     for axes in (left, right):
-        axes.set_xlabel("noise multiplier")
-        axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)
     return figure
 
