@@ -17,10 +17,7 @@ import psutil
 import pytest
 import torch
 
-from fl.by_hand import federated_averaging, score
-from tutorial_utils.data import Dataset
 from tutorial_utils.metric import Metric
-from tutorial_utils.partition import split_dataset
 from tutorial_utils.study import compare_splits, distance, drift, drift_of, run_tasks
 
 ROOT = Path(__file__).parents[1]
@@ -119,7 +116,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     finally:
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     for process in alive:
         process.kill()
     assert not alive
@@ -134,17 +131,3 @@ def wait_for_workers(parent: int) -> list[psutil.Process]:
             return workers
         time.sleep(0.1)
     raise AssertionError("no workers came up")
-
-
-@pytest.mark.slow
-def test_the_comparison_with_niid_bench_is_fedavg_by_hand(digits: Dataset) -> None:
-    script = [sys.executable, str(ROOT / "tests/benchmarks/niid.py"), str(digits.folder), "--rounds", "2"]
-    told = subprocess.run([*script, "--epochs", "1"], capture_output=True, text=True, check=True).stdout
-    how = {"batch_size": 64, "epochs": 1, "lr": 0.01, "momentum": 0.9}
-    for split, alpha in (("IID", None), ("Dirichlet 0.5", 0.5)):
-        sites = split_dataset(digits.folder, 10, alpha=alpha)
-        expected, images = score(federated_averaging(sites, 2, **how), sites)
-        (line,) = [line for line in told.splitlines() if line.startswith(f"| {split} ")]
-        assert line.split("|")[2].strip() == f"{100 * expected:.1f}"
-    assert f"{images} test images" in told
-    assert "ours 2 (2 rounds of 1), theirs 500" in told

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -25,14 +24,17 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     All of a batch at once, by one look-up of pixels: image by image it takes longer than the training itself.
     """
     count, _, height, width = images.shape
-    padded = functional.pad(images.float(), (MARGIN,) * 4, mode="reflect")  # torch reflects no bytes
-    down, right = torch.randint(2 * MARGIN + 1, (2, count), generator=generator)
-    flipped = torch.rand(count, generator=generator) < 0.5
-    rows = down[:, None] + torch.arange(height)
-    columns = right[:, None] + torch.arange(width)
-    columns = torch.where(flipped[:, None], columns.flip(1), columns)
+    down, right = torch.randint(-MARGIN, MARGIN + 1, (2, count, 1), generator=generator)
+    flipped = torch.rand(count, 1, generator=generator) < 0.5
+    rows, columns = mirror(down + torch.arange(height), height), mirror(right + torch.arange(width), width)
+    columns = torch.where(flipped, columns.flip(1), columns)
     # indices around the channels put them last; back in their place they are torch's "channels last", the faster order
-    return padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return images[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def mirror(places: Tensor, size: int) -> Tensor:
+    """Places outside 0..size-1 as their mirror images inside: numpy's and torch's padding "reflect"."""
+    return size - 1 - (size - 1 - places.abs()).abs()
 
 
 class Augmented:
