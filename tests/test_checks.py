@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,19 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         (joining(researcher="'role': 'member'"), "row submit_job"),
         (joining(researcher="'role': 'boss'"), "no role"),
     ],
+    "14_keep_a_federation_running": [
+        ("joined", "must be a dict"),
+        ("{'min_sites': 2}", "two institutes' work is lost"),
+        ("{'resume_from': joined}", "the first loss ends the job"),
+        ("{'resume_from': joined, 'min_sites': 3}", "the first loss ends the job"),
+        ("{'resume_from': joined, 'min_sites': 1}", "from one site alone"),
+        ("{'resume_from': joined, 'min_sites': 0}", "between 1 and"),
+        ("{'resume_from': joined, 'min_sites': True}", "a whole number"),
+        ("{'resume_from': joined, 'min_sites': '2'}", "a whole number"),
+        ("{'resume_from': joined.folder.parent, 'min_sites': 2}", "Go on from the run of all three"),
+        ("{'resume_from': 7, 'min_sites': 2}", "Go on from the run of all three"),
+        ("{'checkpoint': joined, 'min_sites': 2}", "no argument 'checkpoint'"),
+    ],
     "11_bring_your_own_script": [
         (wine(), "still trains when it is imported (20 steps)"),
         (wine("scaler", "net"), "still trains when it is imported"),
@@ -437,6 +451,10 @@ ALSO_RIGHT: dict[str, list[str]] = {
         ),
     ],
     "10_move_to_real_sites": [f"list(reversed({joining()}))", f"tuple({joining()})"],
+    "14_keep_a_federation_running": [
+        "dict(min_sites=2, resume_from=str(joined.folder))",
+        "{'resume_from': joined.folder, 'min_sites': 2, 'name': 'tomorrow', 'progress': False}",
+    ],
     "13_keep_a_part_at_home": [
         of_valid("t(v, 'way').idxmax()"),
         of_valid("max(set(v.way), key=lambda way: (v.accuracy * v.images)[v.way == way].sum())"),
@@ -522,6 +540,9 @@ def room(
             names = {"__name__": "notebook", "sites": sites, "dataset": digits, "settings": FAST}
             if "run." in tagged(path, "check"):
                 names["run"] = request.getfixturevalue("run")
+            if "joined" in tagged(path, "check"):  # a third site has come
+                run = request.getfixturevalue("run")
+                names["joined"] = replace(run, sites=(*run.sites, "site-3"))
             for cell in [cell for cell in read(path) if cell.cell_type == "code"][:2]:
                 execute(cell.source, names)
             rooms[path] = names
