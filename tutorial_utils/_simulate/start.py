@@ -6,7 +6,8 @@ While it starts, FLARE's simulator looks once a second whether its server is up,
 before it starts the sites at all: some three seconds of a run. Nothing else in its module sleeps (nvflare 2.9.0).
 The sites' processes are started by way of site_process.py. One that ends before it has written a line (its port may
 be taken, for FLARE hands out a number that was free a moment ago) is noticed by nobody, and the run would wait for it:
-the simulator ends instead, and the runner says so.
+the simulator ends instead, and the runner says so. And each is told which card it may see, where cards were dealt out
+(cards.py): FLARE's own option -gpu runs one site of a card at a time, and starts a process anew for every task.
 
 Python puts the folder of a file that it runs on sys.path, FLARE hands that on to every site, and a module of the
 reader's that is called as one beside this file would be shadowed there: so it is taken off first.
@@ -19,18 +20,19 @@ import sys
 if __name__ == "__main__":
     sys.path[:] = sys.path[(not getattr(sys.flags, "safe_path", False)) :]
 
+import json
 import os
 import runpy
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nvflare.private.fed.app.simulator import simulator_runner
-
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+CARDS = "TUTORIAL_UTILS_CARDS"  # the environment variable by which the runner says whose card is which: {site: VISIBLE}
 NAP_SECONDS = 0.05
 SITE_PROCESS = Path(__file__).with_name("site_process.py")
 LOG = "log.txt"  # FLARE's, in a site's folder, from its first line on
@@ -43,11 +45,18 @@ def nap(seconds: float) -> None:
 
 def start_site(command: Sequence[str], **how: Any) -> subprocess.Popen:  # noqa: ANN401
     """FLARE's [python, -m, its worker, ...], by way of site_process.py."""
-    process = subprocess.Popen([command[0], str(SITE_PROCESS), *command[1:]], **how)
-    if "-o" in command:
-        folder = Path(command[list(command).index("-o") + 1])
+    folder = Path(command[list(command).index("-o") + 1]) if "-o" in command else None
+    environment = with_card(how.pop("env", None) or os.environ, folder.name if folder else "")
+    process = subprocess.Popen([command[0], str(SITE_PROCESS), *command[1:]], env=environment, **how)
+    if folder:
         threading.Thread(target=watch_start, args=(process, folder, end), daemon=True).start()
     return process
+
+
+def with_card(environment: Mapping[str, str], site: str) -> dict[str, str]:
+    """The environment of a site's process, with its card alone where it was dealt one."""
+    card = json.loads(environment.get(CARDS) or "{}").get(site)
+    return dict(environment) if card is None else {**environment, VISIBLE: card}
 
 
 def watch_start(process: subprocess.Popen, folder: Path, give_up: Callable[[str], None]) -> None:
@@ -65,6 +74,8 @@ def end(why: str) -> None:
 
 
 if __name__ == "__main__":
+    from nvflare.private.fed.app.simulator import simulator_runner
+
     simulator_runner.subprocess = SimpleNamespace(Popen=start_site, TimeoutExpired=subprocess.TimeoutExpired)
     simulator_runner.time = SimpleNamespace(time=time.time, sleep=nap)
     runpy.run_module("nvflare.private.fed.app.simulator.simulator", run_name="__main__", alter_sys=True)
