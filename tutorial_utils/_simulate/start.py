@@ -4,10 +4,12 @@
 
 While it starts, FLARE's simulator looks once a second whether its server is up, whether a site's process listens, and
 before it starts the sites at all: some three seconds of a run. Nothing else in its module sleeps (nvflare 2.9.0).
-The sites' processes are started by way of site_process.py. One that ends before it has written a line (its port may
-be taken, for FLARE hands out a number that was free a moment ago) is noticed by nobody, and the run would wait for it:
-the simulator ends instead, and the runner says so. And each is told which card it may see, where cards were dealt out
-(cards.py): FLARE's own option -gpu runs one site of a card at a time, and starts a process anew for every task.
+The sites' processes are started by way of site_process.py. FLARE gives each the number of a port that was free a moment
+ago, where the process listens seconds later: until then another program, or another run, may have been given it, and
+FLARE talks to that. Here the number is kept (`keep_ports`). A site's process that ends before it has written a line is
+noticed by nobody, and the run would wait for it: the simulator ends instead, and the runner says so.
+Where cards were dealt out (cards.py), each process is told its own. FLARE's option -gpu would run one site of a card at
+a time, and start a process anew for every task.
 
 Python puts the folder of a file that it runs on sys.path, FLARE hands that on to every site, and a module of the
 reader's that is called as one beside this file would be shadowed there: so it is taken off first.
@@ -23,10 +25,13 @@ if __name__ == "__main__":
 import json
 import os
 import runpy
+import socket
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,11 +41,25 @@ CARDS = "TUTORIAL_UTILS_CARDS"  # the environment variable by which the runner s
 NAP_SECONDS = 0.05
 SITE_PROCESS = Path(__file__).with_name("site_process.py")
 LOG = "log.txt"  # FLARE's, in a site's folder, from its first line on
+KEPT_PORTS = 256  # the last ones: with fewer threads than sites every task takes one
 GRACE_SECONDS = 5.0  # for FLARE, which ends the run itself where it knows why
 
 
 def nap(seconds: float) -> None:
     time.sleep(min(seconds, NAP_SECONDS))
+
+
+def keep_ports(kept: deque[socket.socket], number: int) -> list[int]:
+    """In place of FLARE's get_open_ports: free ports that no one else is given.
+
+    A socket that is bound, and does not listen, keeps them. The site's process may listen there all the same, for it
+    asks for SO_REUSEADDR as this does (Listener of Python's multiprocessing).
+    """
+    for _ in range(number):
+        kept.append(socket.socket())
+        kept[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept[-1].bind(("", 0))
+    return [one.getsockname()[1] for one in list(kept)[-number:]]
 
 
 def start_site(command: Sequence[str], **how: Any) -> subprocess.Popen:  # noqa: ANN401
@@ -78,4 +97,5 @@ if __name__ == "__main__":
 
     simulator_runner.subprocess = SimpleNamespace(Popen=start_site, TimeoutExpired=subprocess.TimeoutExpired)
     simulator_runner.time = SimpleNamespace(time=time.time, sleep=nap)
+    simulator_runner.get_open_ports = partial(keep_ports, deque(maxlen=KEPT_PORTS))
     runpy.run_module("nvflare.private.fed.app.simulator.simulator", run_name="__main__", alter_sys=True)
