@@ -228,6 +228,9 @@ def test_a_site_s_port_is_kept_for_its_process() -> None:
     """Another run was given it meanwhile: "Connection reset by peer". Mutation that must not live: it is not bound."""
     tree = ast.parse(Path(simulator_runner.__file__).read_text(encoding="utf-8"))
     assert [n.id for n in ast.walk(tree) if isinstance(n, ast.Name)].count("get_open_ports") == 1, "for the sites alone"
+    start.adapt(runner := SimpleNamespace())
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("localhost", *runner.get_open_ports(1)))
     kept: deque[socket.socket] = deque(maxlen=2)
     (port,) = keep_ports(kept, 1)
     with socket.socket() as other, pytest.raises(OSError, match="in use"):

@@ -47,8 +47,8 @@ def simulate(
         threads: sites that run at once; as many as there are sites unless you say fewer. With fewer, FLARE
             starts a new process for every task: slower several times over, and a learner keeps from task to task only
             what is in its `state`.
-        gpus: numbers of the NVIDIA cards that are dealt out to the sites, in the order of both and round again; they
-            count as torch counts here, up to torch.cuda.device_count(). A site's process sees its own card alone, as
+        gpus: numbers of the NVIDIA cards that are dealt out to the sites, one after the other and round again. They are
+            torch's numbers here, 0 to torch.cuda.device_count() - 1. A site's process sees its own card alone, as
             "cuda" or "cuda:0"; several sites may share one. None: every site sees all cards that are seen here.
         min_sites: go on without a site whose process is lost while so many are left. None: a loss ends the run.
             A site that is alive is always waited for.

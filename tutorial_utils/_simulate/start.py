@@ -92,10 +92,15 @@ def end(why: str) -> None:
     os._exit(1)
 
 
+def adapt(runner: Any) -> None:  # noqa: ANN401
+    """Put these in the places of what FLARE's module simulator_runner uses."""
+    runner.subprocess = SimpleNamespace(Popen=start_site, TimeoutExpired=subprocess.TimeoutExpired)
+    runner.time = SimpleNamespace(time=time.time, sleep=nap)
+    runner.get_open_ports = partial(keep_ports, deque(maxlen=KEPT_PORTS))
+
+
 if __name__ == "__main__":
     from nvflare.private.fed.app.simulator import simulator_runner
 
-    simulator_runner.subprocess = SimpleNamespace(Popen=start_site, TimeoutExpired=subprocess.TimeoutExpired)
-    simulator_runner.time = SimpleNamespace(time=time.time, sleep=nap)
-    simulator_runner.get_open_ports = partial(keep_ports, deque(maxlen=KEPT_PORTS))
+    adapt(simulator_runner)
     runpy.run_module("nvflare.private.fed.app.simulator.simulator", run_name="__main__", alter_sys=True)
