@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import tiny
+from tutorial_utils import deploy
 from tutorial_utils._simulate.cards import deal_cards
 from tutorial_utils._simulate.start import CARDS, VISIBLE, start_site
 from tutorial_utils.errors import JobError
@@ -19,6 +20,7 @@ from tutorial_utils.job import build_job
 from tutorial_utils.simulate import simulate
 
 SITES = ("north", "south", "west")
+PROJECT = Path(__file__).parents[1] / "code/fl/project.yml"
 
 
 @pytest.fixture
@@ -102,3 +104,18 @@ def test_in_a_simulation_every_learner_sees_the_card_that_was_dealt(
     run = simulate(job, gpus=[0, 1], runs=tmp_path, progress=False)
     told = run.rounds.groupby("site")["card"].agg(set).to_dict()
     assert told == {"north": {4.0}, "south": {7.0}, "west": {4.0}}
+
+
+@pytest.mark.slow
+def test_at_a_real_site_the_shell_that_starts_it_says_which_card(
+    sites: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From startup/start.sh to the process of the job; FLARE's own manager of cards leaves the variable alone."""
+    job = build_job(tiny.CardLearner(), tiny.make_net(), sites=2, rounds=1, cross_site="none")
+    monkeypatch.setenv(VISIBLE, "4")
+    with deploy.provision(PROJECT, sites, runs=tmp_path) as federation:
+        federation.stop_site("site-2")
+        monkeypatch.setenv(VISIBLE, "7")
+        federation.start_site("site-2")
+        run = federation.run(job)
+    assert dict(zip(run.rounds["site"], run.rounds["card"], strict=True)) == {"site-1": 4.0, "site-2": 7.0}
