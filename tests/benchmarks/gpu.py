@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,8 @@ def tell_whole(done: Sequence[dict[str, Any]]) -> str:
     return markdown(head, rows)
 
 
-def measure(bench: Bench, args: argparse.Namespace, kept: dict[str, Any]) -> dict[str, Any]:
-    """All that was asked for, said as it is done; `kept` is what stood in the file."""
+def measure(bench: Bench, args: argparse.Namespace, kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All that was asked for, said and handed out part by part as it is done; `kept` is what stood in the file."""
     facts = machine() | {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     about = {"machine": facts, "data": bench.dataset.title, "images": bench.images, "device": bench.device}
     say(", ".join(f"{name} {value}" for name, value in (facts | {"data": bench.dataset.title}).items()) + "\n")
@@ -82,14 +82,17 @@ def measure(bench: Bench, args: argparse.Namespace, kept: dict[str, Any]) -> dic
         if whole.get(key, {}).get("rounds") != args.rounds:
             whole[key] = run_example(bench, args.full, args.rounds, whole=True) | {"on": about}
         say(tell_whole(list(whole.values())))
-        return kept | {"whole": whole}
+        yield {"whole": whole}
+        return
     cases = try_places(bench)
-    say(tell_places(cases) + "\n")
     pairs = [hold(cases[1], other) for other in cases[2:]]
-    say(tell_bits(pairs) + "\n")
-    example = [run_example(bench, alpha, 1) for alpha in args.alpha]
+    say(f"{tell_places(cases)}\n\n{tell_bits(pairs)}\n")
+    yield about | {"places": [case.summary() for case in cases], "bits": pairs}
+    example: list[dict[str, Any]] = []
+    for alpha in args.alpha:
+        example.append(run_example(bench, alpha, 1))
+        yield {"example": example}
     say(tell_rounds(example))
-    return kept | about | {"places": [case.summary() for case in cases], "bits": pairs, "example": example}
 
 
 def parse() -> argparse.Namespace:
@@ -123,14 +126,18 @@ def main() -> None:
         )
         return
     path = args.json or (KEPT if args.device == "cuda" else args.runs / "cpu.json")
+    done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     try:
         dataset = read_dataset(args.data) if args.data else prepare("cifar10", root=ROOT / "data")
         bench = Bench(dataset, args.device, args.images, args.runs.resolve())
-        done = measure(bench, args, json.loads(path.read_text()) if path.is_file() else {})
+        for part in measure(bench, args, done):
+            done |= part
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
     except TutorialError as error:
         raise SystemExit(str(error)) from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+    except KeyboardInterrupt:
+        raise SystemExit(f"Stopped. What was done by then is in {path}; --full goes on where it was.") from None
 
 
 if __name__ == "__main__":
