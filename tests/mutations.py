@@ -616,6 +616,22 @@ THE_RUNNER = [
         "S2", "no pace", "tutorial_utils/simulate.py", "        copy.add_pace()\n", "        pass\n", at("simulate")
     ),
     Mutation(
+        "S6",
+        "a card is handed on by its number, whatever CUDA_VISIBLE_DEVICES calls it",
+        "tutorial_utils/_simulate/cards.py",
+        "names = named if any(named) else",
+        "names =",
+        at("cards", "test_a_card_keeps_the_name_that_the_variable_gives_it_here"),
+    ),
+    Mutation(
+        "S7",
+        "a site's port may be given to others",
+        "tutorial_utils/_simulate/start.py",
+        "    runner.get_open_ports = partial(keep_ports, deque(maxlen=KEPT_PORTS))\n",
+        "    from nvflare.fuel.utils import network_utils\n    runner.get_open_ports = network_utils.get_open_ports\n",
+        at("pace", "test_a_site_s_port_is_kept_for_its_process"),
+    ),
+    Mutation(
         "V1",
         "holes in the sites' columns of the matrix are not seen",
         VERDICT,

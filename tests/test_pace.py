@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import gc
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +30,7 @@ from nvflare.private.fed.server.server_runner import ServerRunner, ServerRunnerC
 
 from tutorial_utils._simulate import pace, site_process, start
 from tutorial_utils._simulate.pace import ASK_AGAIN, TOPIC, ServerPace, SitePace
-from tutorial_utils._simulate.start import NAP_SECONDS, nap, start_site
+from tutorial_utils._simulate.start import NAP_SECONDS, keep_ports, nap, start_site
 
 
 class Server:
@@ -219,6 +222,29 @@ def test_the_simulator_starts_a_site_s_process_by_way_of_ours() -> None:
     process = start_site([sys.executable, "-m", "its.worker", "--help"], stdout=subprocess.PIPE, text=True)
     told = process.communicate(timeout=120)[0]
     assert process.returncode == 0 and "--simulator_root" in told and "usage: simulator_worker.py" in told
+
+
+def test_a_site_s_port_is_kept_for_its_process() -> None:
+    """Another run was given it meanwhile: "Connection reset by peer". Mutation that must not live: it is not bound."""
+    tree = ast.parse(Path(simulator_runner.__file__).read_text(encoding="utf-8"))
+    assert [n.id for n in ast.walk(tree) if isinstance(n, ast.Name)].count("get_open_ports") == 1, "for the sites alone"
+    start.adapt(runner := SimpleNamespace())
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("localhost", *runner.get_open_ports(1)))
+    kept: deque[socket.socket] = deque(maxlen=2)
+    (port,) = keep_ports(kept, 1)
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("localhost", port))
+    with pytest.raises(ConnectionRefusedError):
+        Client(("localhost", port))
+    with Listener(("localhost", port)) as listener, Client(("localhost", port)) as client, listener.accept() as site:
+        client.send("a task")
+        assert site.recv() == "a task"
+    later = keep_ports(kept, 1) + keep_ports(kept, 1)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port still rests from the talk above
+        other.bind(("localhost", port))
+    assert port not in later and [one.getsockname()[1] for one in kept] == later, "the oldest is let go"
 
 
 def test_naps_are_short_and_the_simulator_uses_nothing_else_of_time() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nvflare.job_config.api import FedJob
 
+from tutorial_utils._simulate.cards import deal_cards
 from tutorial_utils._simulate.job_folder import JobFolder, is_plain, name_of, place_job
 from tutorial_utils._simulate.resume import earlier_lines, find_earlier
 from tutorial_utils._simulate.verdict import explain, find_lack
@@ -26,6 +27,7 @@ def simulate(
     *,
     sites: int | Sequence[str] | None = None,
     threads: int | None = None,
+    gpus: Sequence[int] | None = None,
     min_sites: int | None = None,
     stall_timeout: float | None = 7200.0,
     resume_from: Run | SimulationError | str | Path | None = None,
@@ -45,6 +47,9 @@ def simulate(
         threads: sites that run at once; as many as there are sites unless you say fewer. With fewer, FLARE
             starts a new process for every task: slower several times over, and a learner keeps from task to task only
             what is in its `state`.
+        gpus: numbers of the NVIDIA cards that are dealt out to the sites, one after the other and round again. They are
+            torch's numbers here, 0 to torch.cuda.device_count() - 1. A site's process sees its own card alone, as
+            "cuda" or "cuda:0"; several sites may share one. None: every site sees all cards that are seen here.
         min_sites: go on without a site whose process is lost while so many are left. None: a loss ends the run.
             A site that is alive is always waited for.
         stall_timeout: seconds without a task sent or answered after which the run is given up; longer than your
@@ -57,7 +62,7 @@ def simulate(
         progress: show a progress bar (rounds done, the metric so far).
 
     Raises:
-        TutorialError: before anything starts, for a job or a number that cannot work.
+        TutorialError: before anything starts, for a job, a number or a card that cannot work.
         SimulationError: unless all that the job asks for is there and whole: the rounds (fewer where its workflow may
             stop early, each with as many answers as that waits for), the global model and the cross-site matrix.
     """
@@ -65,14 +70,14 @@ def simulate(
     try:
         copy = place_job(job, folder / "job")
         run, asked = Run(folder, copy.choose_sites(sites), 0.0), copy.asked
-        threads = _check(copy, run.sites, threads, min_sites)
+        threads, cards = _check(copy, run.sites, threads, min_sites), deal_cards(gpus, run.sites)
         _prepare(copy, run, threads, min_sites, resume_from)
     except BaseException:
         shutil.rmtree(folder)  # nothing has run in it
         raise
     start = time.monotonic()
     try:
-        failure = run_simulator(copy, run, threads, len(asked.rounds), stall_timeout, progress)
+        failure = run_simulator(copy, run, threads, len(asked.rounds), stall_timeout, progress, cards)
     except BaseException:
         logger.warning("Stopped. simulate(job, resume_from=%r) goes on after the last finished round.", str(folder))
         raise

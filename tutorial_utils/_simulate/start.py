@@ -4,9 +4,12 @@
 
 While it starts, FLARE's simulator looks once a second whether its server is up, whether a site's process listens, and
 before it starts the sites at all: some three seconds of a run. Nothing else in its module sleeps (nvflare 2.9.0).
-The sites' processes are started by way of site_process.py. One that ends before it has written a line (its port may
-be taken, for FLARE hands out a number that was free a moment ago) is noticed by nobody, and the run would wait for it:
-the simulator ends instead, and the runner says so.
+The sites' processes are started by way of site_process.py. FLARE gives each the number of a port that was free a moment
+ago, where the process listens seconds later: until then another program, or another run, may have been given it, and
+FLARE talks to that. Here the number is kept (`keep_ports`). A site's process that ends before it has written a line is
+noticed by nobody, and the run would wait for it: the simulator ends instead, and the runner says so.
+Where cards were dealt out (cards.py), each process is told its own. FLARE's option -gpu would run one site of a card at
+a time, and start a process anew for every task.
 
 Python puts the folder of a file that it runs on sys.path, FLARE hands that on to every site, and a module of the
 reader's that is called as one beside this file would be shadowed there: so it is taken off first.
@@ -19,21 +22,26 @@ import sys
 if __name__ == "__main__":
     sys.path[:] = sys.path[(not getattr(sys.flags, "safe_path", False)) :]
 
+import json
 import os
 import runpy
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nvflare.private.fed.app.simulator import simulator_runner
-
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+CARDS = "TUTORIAL_UTILS_CARDS"  # the environment variable by which the runner says whose card is which: {site: VISIBLE}
 NAP_SECONDS = 0.05
 SITE_PROCESS = Path(__file__).with_name("site_process.py")
 LOG = "log.txt"  # FLARE's, in a site's folder, from its first line on
+KEPT_PORTS = 256  # the last ones: with fewer threads than sites every task takes one
 GRACE_SECONDS = 5.0  # for FLARE, which ends the run itself where it knows why
 
 
@@ -41,13 +49,33 @@ def nap(seconds: float) -> None:
     time.sleep(min(seconds, NAP_SECONDS))
 
 
+def keep_ports(kept: deque[socket.socket], number: int) -> list[int]:
+    """In place of FLARE's get_open_ports: free ports that no one else is given.
+
+    A socket that is bound, and does not listen, keeps them. The site's process may listen there all the same, for it
+    asks for SO_REUSEADDR as this does (Listener of Python's multiprocessing).
+    """
+    for _ in range(number):
+        kept.append(socket.socket())
+        kept[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept[-1].bind(("", 0))
+    return [one.getsockname()[1] for one in list(kept)[-number:]]
+
+
 def start_site(command: Sequence[str], **how: Any) -> subprocess.Popen:  # noqa: ANN401
     """FLARE's [python, -m, its worker, ...], by way of site_process.py."""
-    process = subprocess.Popen([command[0], str(SITE_PROCESS), *command[1:]], **how)
-    if "-o" in command:
-        folder = Path(command[list(command).index("-o") + 1])
+    folder = Path(command[list(command).index("-o") + 1]) if "-o" in command else None
+    environment = with_card(how.pop("env", None) or os.environ, folder.name if folder else "")
+    process = subprocess.Popen([command[0], str(SITE_PROCESS), *command[1:]], env=environment, **how)
+    if folder:
         threading.Thread(target=watch_start, args=(process, folder, end), daemon=True).start()
     return process
+
+
+def with_card(environment: Mapping[str, str], site: str) -> dict[str, str]:
+    """The environment of a site's process, with its card alone where it was dealt one."""
+    card = json.loads(environment.get(CARDS) or "{}").get(site)
+    return dict(environment) if card is None else {**environment, VISIBLE: card}
 
 
 def watch_start(process: subprocess.Popen, folder: Path, give_up: Callable[[str], None]) -> None:
@@ -64,7 +92,15 @@ def end(why: str) -> None:
     os._exit(1)
 
 
+def adapt(runner: Any) -> None:  # noqa: ANN401
+    """Put these in the places of what FLARE's module simulator_runner uses."""
+    runner.subprocess = SimpleNamespace(Popen=start_site, TimeoutExpired=subprocess.TimeoutExpired)
+    runner.time = SimpleNamespace(time=time.time, sleep=nap)
+    runner.get_open_ports = partial(keep_ports, deque(maxlen=KEPT_PORTS))
+
+
 if __name__ == "__main__":
-    simulator_runner.subprocess = SimpleNamespace(Popen=start_site, TimeoutExpired=subprocess.TimeoutExpired)
-    simulator_runner.time = SimpleNamespace(time=time.time, sleep=nap)
+    from nvflare.private.fed.app.simulator import simulator_runner
+
+    adapt(simulator_runner)
     runpy.run_module("nvflare.private.fed.app.simulator.simulator", run_name="__main__", alter_sys=True)

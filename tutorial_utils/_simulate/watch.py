@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from tutorial_utils._simulate import keeper
 from tutorial_utils._simulate.guard import PROCESS_ENDED
 from tutorial_utils._simulate.guard_processes import site_of
 from tutorial_utils._simulate.job_folder import JobFolder
+from tutorial_utils._simulate.start import CARDS
 from tutorial_utils._simulate.verdict import stack_of
 from tutorial_utils.errors import ResultsError
 from tutorial_utils.results import Run, mean_by_round, read_rounds
@@ -63,16 +65,25 @@ class Quiet:
 
 
 def run_simulator(
-    copy: JobFolder, run: Run, threads: int, rounds: int, stall_timeout: float | None, progress: bool
+    copy: JobFolder,
+    run: Run,
+    threads: int,
+    rounds: int,
+    stall_timeout: float | None,
+    progress: bool,
+    cards: Mapping[str, str],
 ) -> dict[str, Any] | None:
-    """Run the simulator until it is over or something is wrong; return what is wrong, as far as one sees it."""
+    """Run the simulator until it is over or something is wrong; return what is wrong, as far as one sees it.
+
+    `cards`: of the sites that are to see one alone, see cards.py.
+    """
     with _plain_paths(run.folder) as (folder, python), (run.folder / "simulator.log").open("wb") as log:
         command = [python, str(START)]
         command += [str(folder / "job" / copy.path.name), "-w", str(folder / "workspace")]
         command += ["-c", ",".join(run.sites), "-t", str(threads)]
         token = secrets.token_hex(8)
         bar = tqdm(total=rounds, desc="rounds", disable=not progress, leave=False)
-        with bar, _kept(command, token, run.folder, log) as process:
+        with bar, _kept(command, token, run.folder, log, cards) as process:
             return _wait(run, process, token, stall_timeout, bar)
 
 
@@ -158,13 +169,15 @@ def _ask_for_stacks(run: Run, processes: dict[str, psutil.Process]) -> str:
 
 
 @contextmanager
-def _kept(command: Sequence[str], token: str, folder: Path, log: object) -> Iterator[subprocess.Popen]:
+def _kept(
+    command: Sequence[str], token: str, folder: Path, log: object, cards: Mapping[str, str]
+) -> Iterator[subprocess.Popen]:
     """A command whose every process ends with this block, or with this process, however either is left."""
     keep = [sys.executable, keeper.__file__, token, *command]
     process = subprocess.Popen(
         keep,
         cwd=folder,
-        env=os.environ | SIMULATOR_SETTINGS | MEMORY_SETTINGS,
+        env=os.environ | SIMULATOR_SETTINGS | MEMORY_SETTINGS | {CARDS: json.dumps(dict(cards))},
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
