@@ -34,9 +34,10 @@ from tutorial_utils import deploy, plots
 from tutorial_utils import job as general
 from tutorial_utils._deploy.apps import address, choose_sites, look_through
 from tutorial_utils._deploy.federation import place
-from tutorial_utils._deploy.kits import copy_project, free_port, read_project
+from tutorial_utils._deploy.kits import copy_project, read_project
 from tutorial_utils._deploy.logs import parse_log
 from tutorial_utils._deploy.names import safe_name
+from tutorial_utils._deploy.ports import free_port
 from tutorial_utils._deploy.result import judge, seconds_of, sites_of, unpack
 from tutorial_utils._deploy.services import Kept
 from tutorial_utils._simulate import keeper

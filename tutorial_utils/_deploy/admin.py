@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nvflare.fuel.flare_api.api_spec import (
+    AuthenticationError,
     AuthorizationError,
     InternalError,
     InvalidTarget,
@@ -44,6 +45,10 @@ class NotPermittedError(DeploymentError):
     """The server's rules do not let this admin do it."""
 
 
+class NoServerError(DeploymentError):
+    """The server cannot be reached, or does not answer."""
+
+
 class Admin:
     """An admin's way to a server, wherever it runs.
 
@@ -60,6 +65,7 @@ class Admin:
             ) from error
         self.kit, self.user = kit.resolve(), settings["username"]
         self.address = settings["host"], settings["port"]
+        self.logins = 0  # one more than before: the server, or the way to it, was gone meanwhile
         self._session: Session | None = None
 
     def connect(self, limit: float, alive: Callable[[], str | None] = lambda: None) -> None:
@@ -69,17 +75,20 @@ class Admin:
             if reason := alive():
                 raise DeploymentError(reason)
             if time.monotonic() > deadline:
-                raise DeploymentError(f"The server has not answered for {limit:.0f} s: is it up, and its port open?")
+                raise NoServerError(f"The server has not answered for {limit:.0f} s: is it up, and its port open?")
             time.sleep(ASK_AGAIN_SECONDS)
         while True:
             try:
                 self._session = self._log_in()
+                self.logins += 1
                 return
             except Exception as error:  # a port that answers is not yet a server that does
                 if reason := alive():
                     raise DeploymentError(reason) from error
                 if time.monotonic() > deadline:
-                    raise DeploymentError(f"The server does not let {self.user} in: {error}.") from error
+                    refused = isinstance(error, AuthenticationError | AuthorizationError)
+                    kind = DeploymentError if refused else NoServerError
+                    raise kind(f"The server does not let {self.user} in: {error}.") from error
                 time.sleep(ASK_AGAIN_SECONDS)
 
     def _log_in(self) -> Session:
@@ -112,7 +121,7 @@ class Admin:
             except GONE as error:
                 self.close()
                 if last:
-                    raise DeploymentError(f"The server does not answer ({error}): is it up?") from error
+                    raise NoServerError(f"The server does not answer ({error}): is it up?") from error
         raise AssertionError  # the second turn returns or raises
 
     def close(self) -> None:
@@ -134,6 +143,13 @@ class Admin:
     def sites(self) -> tuple[str, ...]:
         """The sites that are connected now; NotPermittedError for a lead of another org, by FLARE's own rules."""
         return tuple(sorted(site.name for site in self.ask(lambda session: session.get_system_info()).client_info))
+
+    def server_start(self) -> float | None:
+        """When the server was started, in seconds since 1970; None where its rules do not tell this admin."""
+        try:
+            return self.ask(lambda session: session.get_system_info()).server_info.start_time
+        except NotPermittedError:
+            return None
 
     def meta(self, job_id: str) -> dict[str, Any]:
         """What the server knows of a job: name, status, duration, and where it was sent."""

@@ -16,10 +16,11 @@ from nvflare.job_config.api import FedJob
 from tqdm.auto import tqdm
 
 from tutorial_utils._deploy import pulse
-from tutorial_utils._deploy.admin import Admin, NotPermittedError
+from tutorial_utils._deploy.admin import Admin, NoServerError, NotPermittedError
 from tutorial_utils._deploy.apps import address, choose_sites
 from tutorial_utils._deploy.logs import bring_error_logs
 from tutorial_utils._deploy.names import safe_name
+from tutorial_utils._deploy.orphans import OrphanError, is_orphan, tell_of_orphan
 from tutorial_utils._deploy.result import judge, unpack
 from tutorial_utils._simulate import guard
 from tutorial_utils._simulate.guard_files import write_json
@@ -35,6 +36,7 @@ POLL_SECONDS = 0.5
 LOGIN_SECONDS = 30.0
 SCHEDULE_SECONDS = 120.0  # FLARE's scheduler looks at a waiting job after 10, 20, 40 s again
 ABORT_SECONDS = 60.0
+SILENT_SECONDS = 120.0  # that a server may be silent while one watches a job
 RECORD = "deployed.json"  # in a Run's folder
 Resumable = Run | DeployedRunError | str | Path
 ENDED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
@@ -52,6 +54,7 @@ class Federation:
         self.admin = Admin(Path(kit))
         self.folder = Path(folder).resolve()
         self._rounds: dict[str, int] = {}
+        self._names: dict[str, str] = {}
 
     def connect(self, limit: float = LOGIN_SECONDS) -> Federation:
         """Log in at the server, once it answers; DeploymentError if it does not within `limit` seconds."""
@@ -104,7 +107,7 @@ class Federation:
         if sites is not None:
             address(copy.path, sites, with_code=not installed)
         job_id = self.admin.submit(copy.path)
-        self._rounds[job_id] = len(copy.asked.rounds)
+        self._rounds[job_id], self._names[job_id] = len(copy.asked.rounds), copy.path.name
         return job_id
 
     def _who_is_there(self) -> tuple[str, ...] | None:
@@ -170,8 +173,9 @@ class Federation:
             name: of the Run's folder, the job's name by default.
 
         Raises:
-            DeployedRunError: unless every round, the global model and the cross-site matrix are there and whole.
-            DeploymentError: where the server is gone, does not start the job, or nothing happens any more.
+            DeployedRunError: unless every round, the global model and the cross-site matrix are there and whole; also
+                where the server was ended, or started again, and the job has gone with its processes.
+            DeploymentError: where the server is silent, does not start the job, or nothing happens any more.
         """
         try:
             with tqdm(total=self._rounds.get(job_id), desc="rounds", disable=not progress, leave=False) as bar:
@@ -179,18 +183,34 @@ class Federation:
         except KeyboardInterrupt:
             logger.warning("Stopped watching, the job goes on: watch(%r) watches again, abort() ends it.", job_id)
             raise
+        except OrphanError as orphan:
+            run = self._lay(job_id, name or safe_name(orphan.name))
+            raise tell_of_orphan(orphan, run, self._bring_from_server(job_id, run), job_id) from None
         return self._bring_home(job_id, meta, name or safe_name(meta["name"]))
 
     def _wait_for_end(
         self, job_id: str, limit: float | None, look: Callable[[dict[str, Any]], object]
     ) -> dict[str, Any]:
         """The job's meta once it has ended; `look` returns what must change within `limit` seconds."""
-        seen, since = None, time.monotonic()
+        seen, since, heard, logins = None, time.monotonic(), time.monotonic(), -1
         while True:
-            meta = self.admin.meta(job_id)
-            if meta["status"].startswith(ENDED):
-                return meta
-            if (now := (meta["status"], look(meta))) != seen:
+            try:
+                meta = self.admin.meta(job_id)
+                if meta["status"].startswith(ENDED):
+                    return meta
+                if logins != self.admin.logins and is_orphan(meta, self.admin.server_start()):
+                    raise OrphanError(meta["name"], "The server was started again while the job ran")
+                now, logins, heard = (meta["status"], look(meta)), self.admin.logins, time.monotonic()
+            except NoServerError as error:
+                if self._server_ended():
+                    raise OrphanError(self._names.get(job_id, job_id), "The server's processes have ended") from error
+                if time.monotonic() - heard > SILENT_SECONDS:
+                    raise NoServerError(
+                        f"The server has been silent for {SILENT_SECONDS:.0f} s (is it up, and the way to it?), and "
+                        f"the job may go on without you: watch({job_id!r}) looks again."
+                    ) from error
+                continue
+            if now != seen:
                 seen, since = now, time.monotonic()
             quiet = time.monotonic() - since
             if meta["status"] in ("SUBMITTED", "APPROVED") and quiet > SCHEDULE_SECONDS:
@@ -214,13 +234,26 @@ class Federation:
 
     def _bring_home(self, job_id: str, meta: dict[str, Any], name: str) -> Run:
         """Lay what the server kept of a job as the simulator lays a run, and judge it."""
-        folder = fresh_folder(self.folder, name)
-        write_json(folder / RECORD, {"job_id": job_id})
+        folder = self._lay(job_id, name).folder
         run = unpack(self.admin.download(job_id, folder / "download"), folder, meta)
         shutil.rmtree(folder / "download")
         self._collect_site_logs(job_id, run)
         judge(run, meta["status"])
         return run
+
+    def _lay(self, job_id: str, name: str) -> Run:
+        """A fresh folder for what comes of a job, which bears the server's name for it."""
+        folder = fresh_folder(self.folder, name)
+        write_json(folder / RECORD, {"job_id": job_id})
+        return Run(folder, (), 0.0)
+
+    def _server_ended(self) -> bool:
+        """Has the server's process ended, as far as one can see from here?"""
+        return False
+
+    def _bring_from_server(self, job_id: str, run: Run) -> Run | None:
+        """What the server's machine holds of a job that ended with it; None: one has to ask there."""
+        return None
 
     def _collect_site_logs(self, job_id: str, run: Run) -> None:
         """The sites' logs stay with the sites, but for the errors that they have told the server."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from nvflare.lighter.utils import update_storage_locations
 
+from tutorial_utils._deploy.heartbeat import Heartbeat
+from tutorial_utils._deploy.ports import free_port
 from tutorial_utils._simulate.watch import PLAIN_PATH
 from tutorial_utils.errors import DeploymentError
 from tutorial_utils.folder import reason
@@ -23,7 +24,6 @@ from tutorial_utils.sites import check_site_names
 MACHINES = "machines"
 KEYS = "nvflare.lighter.impl.he.HEBuilder"  # a secret key for all sites, and for the server what it needs to add
 SIGNATURE = "nvflare.lighter.impl.signature.SignatureBuilder"
-HEARTBEAT_TIMEOUT = 30  # seconds until the server takes a site that is silent off its list; FLARE's own is 600
 
 NOT_THE_REASON = ("Project yaml", "Hint:", "Code:")  # what else `nvflare provision` prints when it refuses
 
@@ -35,12 +35,14 @@ class Kits:
     Attributes:
         folder: the folder of their folders, each with startup/, local/ and transfer/.
         server, admin, sites: their names, which are in their certificates too.
+        heartbeat: how soon they miss each other.
     """
 
     folder: Path
     server: str
     admin: str
     sites: tuple[str, ...]
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
 
 def check_path(folder: Path) -> None:
@@ -50,13 +52,6 @@ def check_path(folder: Path) -> None:
             f"FLARE starts its processes by commands that it splits at spaces, and {folder} has a space or the like: "
             "name another folder with runs=."
         )
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as place:
-        place.bind(("localhost", 0))
-        return place.getsockname()[1]
 
 
 def read_project(path: Path) -> dict[str, Any]:
@@ -107,15 +102,23 @@ def names_in(project: Mapping[str, Any], kind: str) -> list[str]:
     return [one["name"] for one in project["participants"] if one["type"] == kind]
 
 
-def make_kits(project_file: Path, folder: Path, sites: Sequence[str] = (), encrypted: bool = False) -> Kits:
+def make_kits(
+    project_file: Path,
+    folder: Path,
+    sites: Sequence[str] = (),
+    encrypted: bool = False,
+    heartbeat: Heartbeat | None = None,
+) -> Kits:
     """Run `nvflare provision`, and put each participant's startup kit into folder/machines."""
     project, copy = copy_project(project_file, folder, sites, encrypted)
     made = _provision(copy, project["name"], project_file)
     (server,), admins, clients = (names_in(project, kind) for kind in ("server", "admin", "client"))
     for name in (server, *admins, *clients):
         shutil.copytree(made / name, folder / MACHINES / name)
-    kits = Kits(folder / MACHINES, server, admin_of(project), tuple(clients))
+    kits = Kits(folder / MACHINES, server, admin_of(project), tuple(clients), heartbeat or Heartbeat())
     _keep_storage_inside(kits.folder / kits.server)
+    for name in (server, *clients):
+        kits.heartbeat.write(kits.folder / name)
     return kits
 
 
@@ -147,6 +150,8 @@ def add_kits(kits: Kits, newcomers: Sequence[Mapping[str, Any]]) -> Kits:
         raise
     for one in newcomers:
         shutil.copytree(made / one["name"], kits.folder / one["name"])
+    for name in clients:
+        kits.heartbeat.write(kits.folder / name)
     return replace(kits, sites=sites)
 
 
@@ -169,7 +174,6 @@ def _keep_storage_inside(server: Path) -> None:
     update_storage_locations(str(server / "local"), workspace=str(server / "storage"))
     path = server / "local" / "resources.json"
     resources = json.loads(path.read_text(encoding="utf-8"))
-    resources["servers"][0]["heart_beat_timeout"] = HEARTBEAT_TIMEOUT
     for part in resources["components"]:
         if part["id"] == "log_receiver":
             part["args"] = {"dest_dir": str(server / "storage" / "incoming")}
