@@ -70,6 +70,7 @@ class Admin:
 
     def connect(self, limit: float, alive: Callable[[], str | None] = lambda: None) -> None:
         """Log in as soon as the server answers. `alive` may say why it never will."""
+        self.close()  # a session that nobody closes goes on trying for ever, and no process that holds it ends
         deadline = time.monotonic() + limit
         while not self._answers():
             if reason := alive():

@@ -79,6 +79,7 @@ class LocalFederation(Federation):
 
     def stop_server(self) -> None:
         """End the server's processes at once, as a power cut would. The sites go on and wait for it."""
+        self.close()
         if service := self._running.pop(self.kits.server, None):
             service.stop()
 
