@@ -75,8 +75,8 @@ class Line:
         loss: float = 0.0,
         rate: float = 0.0,
     ) -> None:
-        self.delay, self.loss, self.rate = delay, loss, rate
-        self.bytes = 0  # that were carried
+        self.device, self.delay, self.loss, self.rate = device, delay, loss, rate
+        self.carried = [0, 0]  # bytes, from the first end and from the second
         self.lost = 0  # packets
         self._cut, self._blocked = threading.Event(), set()
         self._over = threading.Event()
@@ -101,6 +101,9 @@ class Line:
         """Drop what goes to a TCP port or comes from it."""
         self._blocked.add(port)
 
+    def unblock(self, port: int) -> None:
+        self._blocked.discard(port)
+
     def close(self) -> None:
         self._over.set()
         for thread in self._threads:
@@ -114,7 +117,7 @@ class Line:
         while not self._over.is_set():
             now = time.monotonic()
             while waiting and waiting[0][0] <= now:
-                self._deliver(heapq.heappop(waiting)[2], target)
+                self._deliver(heapq.heappop(waiting)[2], source, target)
             pause = min(0.05, max(0.0, waiting[0][0] - now)) if waiting else 0.05
             if not select.select([self._ends[source]], [], [], pause)[0]:
                 continue
@@ -127,13 +130,13 @@ class Line:
             free_at += len(packet) / self.rate if self.rate else 0.0
             heapq.heappush(waiting, (free_at + self.delay, number, packet))
 
-    def _deliver(self, packet: bytes, target: int) -> None:
+    def _deliver(self, packet: bytes, source: int, target: int) -> None:
         if self._cut.is_set():
             self.lost += 1
             return
         with contextlib.suppress(OSError):  # the device is down: the machine is gone
             os.write(self._ends[target], packet)
-            self.bytes += len(packet)
+            self.carried[source] += len(packet)
 
 
 def _ports(packet: bytes) -> set[int]:

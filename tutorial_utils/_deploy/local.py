@@ -83,12 +83,15 @@ class LocalFederation(Federation):
         if service := self._running.pop(self.kits.server, None):
             service.stop()
 
-    def start_site(self, site: str) -> None:
-        """Start a site, and wait until the server says that it is connected."""
+    def start_site(self, site: str, limit: float = START_SECONDS) -> None:
+        """Start a site, and wait until the server says that it is connected.
+
+        DeploymentError where that takes more than `limit` seconds; the site goes on trying.
+        """
         self._check(site)
         before = self._connected_since().get(site)
         self._start(site)
-        self._wait_for_sites((site,), before)
+        self._wait_for_sites((site,), before, limit)
 
     def stop_site(self, site: str) -> None:
         """End a site's processes at once, as a power cut would."""
@@ -148,16 +151,18 @@ class LocalFederation(Federation):
         clients = self.admin.ask(lambda session: session.get_system_info()).client_info
         return {client.name: client.last_connect_time for client in clients}
 
-    def _wait_for_sites(self, sites: tuple[str, ...], before: object = None) -> None:
+    def _wait_for_sites(self, sites: tuple[str, ...], before: object = None, limit: float = START_SECONDS) -> None:
         """Until the server has heard from each since it was started."""
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + limit
         while lack := [site for site in sites if self._connected_since().get(site) in (None, before)]:
             for site in lack:
                 if reason := self._why_ended(site):
                     raise DeploymentError(reason)
             if time.monotonic() > deadline:
+                host, port = self.admin.address
                 raise DeploymentError(
-                    f"The server has not heard of {', '.join(lack)} for {START_SECONDS:.0f} s: see console()."
+                    f"The server has not heard of {', '.join(lack)} for {limit:.0f} s: is port {port} of {host} open "
+                    "on the way? console() says what the site prints."
                 )
             time.sleep(0.2)
 
