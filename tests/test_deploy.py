@@ -37,12 +37,14 @@ from tutorial_utils._deploy.federation import place
 from tutorial_utils._deploy.kits import copy_project, read_project
 from tutorial_utils._deploy.logs import parse_log
 from tutorial_utils._deploy.names import safe_name
-from tutorial_utils._deploy.ports import free_port
+from tutorial_utils._deploy.orphans import is_orphan
+from tutorial_utils._deploy.ports import free_port, is_free, move
 from tutorial_utils._deploy.result import judge, seconds_of, sites_of, unpack
 from tutorial_utils._deploy.services import Kept
+from tutorial_utils._flare import ASKED_TOO_EARLY
 from tutorial_utils._simulate import keeper
 from tutorial_utils.data import Dataset
-from tutorial_utils.deploy import LocalFederation
+from tutorial_utils.deploy import Heartbeat, LocalFederation
 from tutorial_utils.errors import DeployedRunError, DeploymentError, JobError, TutorialError
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.results import Run, sha256
@@ -89,6 +91,67 @@ def hospitals(digits: Dataset) -> list[Path]:
 def test_a_free_port_is_free_and_another_each_time() -> None:
     ports = {free_port() for _ in range(5)}
     assert len(ports) > 1 and not any(listens(port) for port in ports)
+
+
+def test_a_port_that_is_taken_by_the_start_is_left_and_every_kit_says_so(sites: list[Path], tmp_path: Path) -> None:
+    federation = deploy.provision(PROJECT, sites, runs=tmp_path, name="moved")
+    before, kits = federation.admin.address[1], tmp_path / "moved/machines"
+    assert is_free(before)
+    with socket.socket() as other:
+        other.bind(("localhost", before))
+        other.listen()
+        assert not is_free(before)
+        after = move(tmp_path / "moved/project.yml", kits.iterdir(), before)
+    assert after != before
+    named = [path for path in kits.glob("*/startup/fed_*.json") if str(after) in path.read_text()]
+    assert len(named) == 4 and not [path for path in kits.glob("*/*/*.json") if str(before) in path.read_text()]
+    assert deploy.Federation(federation.admin.kit).admin.address == ("localhost", after)
+    project = yaml.safe_load((tmp_path / "moved/project.yml").read_text())
+    assert [one["fed_learn_port"] for one in project["participants"] if one["type"] == "server"] == [after]
+    (kits / "site-1/startup/signature.json").write_text("{}")
+    with pytest.raises(DeploymentError, match=f"has taken port {after} since .* end that program, or provision again"):
+        move(tmp_path / "moved/project.yml", kits.iterdir(), after)
+
+
+def test_a_heartbeat_stands_in_the_kits_where_flare_reads_it(sites: list[Path], tmp_path: Path) -> None:
+    deploy.provision(PROJECT, sites, runs=tmp_path, name="kits", heartbeat=Heartbeat(interval=6, timeout=20))
+    kits = tmp_path / "kits/machines"
+    server = json.loads((kits / "server/local/resources.json").read_text())["servers"][0]
+    assert server["heart_beat_timeout"] == 20
+    for name in ("server", "site-1", "site-2"):
+        script = (kits / name / "startup/sub_start.sh").read_text()
+        assert script.startswith("#!/usr/bin/env bash\nexport ")
+        assert "export NVFLARE_DEAD_CLIENT_GRACE_PERIOD=14\n" in script and " heart_beat_interval=6 " in script
+    assert not (kits / "site-1/local/resources.json").exists()
+
+
+@pytest.mark.parametrize(("interval", "timeout"), [(1, 30), (0, 30), (20, 30), (-4, -2), (4, 7)])
+def test_a_heartbeat_that_cannot_work_is_refused(interval: float, timeout: float) -> None:
+    with pytest.raises(DeploymentError, match=r"cannot work: .* Take Heartbeat\(4, 30\), or 2 and 6"):
+        Heartbeat(interval, timeout)
+
+
+def test_a_job_that_began_before_its_server_is_gone() -> None:
+    began = {"start_time": "2026-11-26T11:06:42.397781+00:00"}
+    at = 1795691202.397781
+    assert is_orphan(began, at + 1) and not is_orphan(began, at - 1)
+    assert not is_orphan(began, None) and not is_orphan({"start_time": ""}, at) and not is_orphan({}, at)
+
+
+def test_a_killed_process_of_the_server_is_named_and_what_we_asked_it_is_no_cause(tmp_path: Path) -> None:
+    running_job().export_job(str(tmp_path / "job"))
+    run = Run(tmp_path, ("hospital-a", "hospital-b"), 1.0)
+    (run.job_folder / "guard").mkdir(parents=True)
+    state = {"phase": "training", "round": 3, "served": list(run.sites), "open": {}, "lost": {}, "failure": None}
+    (run.job_folder / "guard/state.json").write_text(json.dumps(state))
+    trace = f"Traceback (most recent call last):\n  File x\nAttributeError: {ASKED_TOO_EARLY}"
+    record = {"asctime": "2026-11-26 11:05:51,501", "levelname": "ERROR", "message": trace}
+    (run.workspace / "server/log.json").write_text(json.dumps(record))
+    with pytest.raises(DeployedRunError) as caught:
+        judge(run, "FINISHED:EXECUTION_EXCEPTION")
+    assert str(caught.value).startswith("The run failed in round 3: the server's process of the job ended (killed, out")
+    with pytest.raises(DeployedRunError, match=r"The run failed in round 3: .*FLARE's status is FINISHED:COMPLETED"):
+        judge(run, "FINISHED:COMPLETED")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ from nvflare.job_config.api import FedJob
 from tqdm.auto import tqdm
 
 from tutorial_utils._deploy import pulse
-from tutorial_utils._deploy.admin import Admin, NoServerError, NotPermittedError
+from tutorial_utils._deploy.admin import Admin, NotPermittedError
 from tutorial_utils._deploy.apps import address, choose_sites
 from tutorial_utils._deploy.logs import bring_error_logs
 from tutorial_utils._deploy.names import safe_name
-from tutorial_utils._deploy.orphans import OrphanError, is_orphan, tell_of_orphan
+from tutorial_utils._deploy.orphans import OrphanError, tell_of_orphan
 from tutorial_utils._deploy.result import judge, unpack
+from tutorial_utils._deploy.waiting import POLL_SECONDS, Lookout, has_ended, wait_for_end
 from tutorial_utils._simulate import guard
 from tutorial_utils._simulate.guard_files import write_json
 from tutorial_utils._simulate.job_folder import JobFolder, name_of, place_job
@@ -32,14 +32,10 @@ from tutorial_utils.simulate import fresh_folder
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.5
 LOGIN_SECONDS = 30.0
-SCHEDULE_SECONDS = 120.0  # FLARE's scheduler looks at a waiting job after 10, 20, 40 s again
 ABORT_SECONDS = 60.0
-SILENT_SECONDS = 120.0  # that a server may be silent while one watches a job
 RECORD = "deployed.json"  # in a Run's folder
 Resumable = Run | DeployedRunError | str | Path
-ENDED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
 
 
 class Federation:
@@ -54,7 +50,6 @@ class Federation:
         self.admin = Admin(Path(kit))
         self.folder = Path(folder).resolve()
         self._rounds: dict[str, int] = {}
-        self._names: dict[str, str] = {}
 
     def connect(self, limit: float = LOGIN_SECONDS) -> Federation:
         """Log in at the server, once it answers; DeploymentError if it does not within `limit` seconds."""
@@ -107,7 +102,7 @@ class Federation:
         if sites is not None:
             address(copy.path, sites, with_code=not installed)
         job_id = self.admin.submit(copy.path)
-        self._rounds[job_id], self._names[job_id] = len(copy.asked.rounds), copy.path.name
+        self._rounds[job_id] = len(copy.asked.rounds)
         return job_id
 
     def _who_is_there(self) -> tuple[str, ...] | None:
@@ -119,9 +114,13 @@ class Federation:
 
     def abort(self, job_id: str) -> str:
         """End a job; return its status once the server says that it has ended."""
-        self.admin.meta(job_id)  # says so if there is no such job
-        self.admin.ask(lambda session: session.abort_job(job_id))
-        return self._wait_for_end(job_id, ABORT_SECONDS, lambda meta: None)["status"]
+        lookout = self._look_out(job_id)
+        try:
+            lookout.look()  # says so if there is no such job
+            self.admin.ask(lambda session: session.abort_job(job_id))
+            return wait_for_end(lookout, ABORT_SECONDS)["status"]
+        except OrphanError as orphan:
+            raise DeploymentError(f"{orphan.what}, and the job is gone: watch({job_id!r}) says what is left.") from None
 
     def progress(self, job_id: str) -> dict[str, Any]:
         """What a running job has done: phase, done (rounds), lost (sites); {} before it runs and after."""
@@ -129,18 +128,19 @@ class Federation:
 
     def wait_for_round(self, job_id: str, done: int, limit: float = 600.0) -> None:
         """Return when a job has finished so many rounds; DeploymentError if it ends before or `limit` s pass."""
-        deadline = time.monotonic() + limit
+        deadline, lookout = time.monotonic() + limit, self._look_out(job_id)
         while True:
-            now = self.progress(job_id).get("done", 0)
-            status = self.admin.meta(job_id)["status"]
-            ended = status.startswith(ENDED)
-            if ended:  # between two looks perhaps, and nobody is there any more to ask: look at what it left
-                now = self._count_rounds(job_id)
+            try:
+                meta, told = lookout.look(lambda meta: self.progress(job_id))
+            except OrphanError as orphan:
+                raise DeploymentError(f"{orphan.what}, and the job is gone: watch({job_id!r}) says more.") from None
+            ended = has_ended(meta)  # between two looks perhaps, and nobody is there any more to ask: see what it left
+            now = self._count_rounds(job_id) if ended else told.get("done", 0)
             if now >= done:
                 return
             if ended or time.monotonic() > deadline:
                 raise DeploymentError(
-                    f"The job has finished {now} of {done} rounds, it is {status}: watch() says more."
+                    f"The job has finished {now} of {done} rounds, it is {meta['status']}: watch() says more."
                 )
             time.sleep(POLL_SECONDS)
 
@@ -179,7 +179,9 @@ class Federation:
         """
         try:
             with tqdm(total=self._rounds.get(job_id), desc="rounds", disable=not progress, leave=False) as bar:
-                meta = self._wait_for_end(job_id, stall_timeout, lambda meta: self._advance(bar, meta, job_id))
+                meta = wait_for_end(
+                    self._look_out(job_id), stall_timeout, lambda meta: self._advance(bar, meta, job_id)
+                )
         except KeyboardInterrupt:
             logger.warning("Stopped watching, the job goes on: watch(%r) watches again, abort() ends it.", job_id)
             raise
@@ -188,39 +190,8 @@ class Federation:
             raise tell_of_orphan(orphan, run, self._bring_from_server(job_id, run), job_id) from None
         return self._bring_home(job_id, meta, name or safe_name(meta["name"]))
 
-    def _wait_for_end(
-        self, job_id: str, limit: float | None, look: Callable[[dict[str, Any]], object]
-    ) -> dict[str, Any]:
-        """The job's meta once it has ended; `look` returns what must change within `limit` seconds."""
-        seen, since, heard, logins = None, time.monotonic(), time.monotonic(), -1
-        while True:
-            try:
-                meta = self.admin.meta(job_id)
-                if meta["status"].startswith(ENDED):
-                    return meta
-                if logins != self.admin.logins and is_orphan(meta, self.admin.server_start()):
-                    raise OrphanError(meta["name"], "The server was started again while the job ran")
-                now, logins, heard = (meta["status"], look(meta)), self.admin.logins, time.monotonic()
-            except NoServerError as error:
-                if self._server_ended():
-                    raise OrphanError(self._names.get(job_id, job_id), "The server's processes have ended") from error
-                if time.monotonic() - heard > SILENT_SECONDS:
-                    raise NoServerError(
-                        f"The server has been silent for {SILENT_SECONDS:.0f} s (is it up, and the way to it?), and "
-                        f"the job may go on without you: watch({job_id!r}) looks again."
-                    ) from error
-                continue
-            if now != seen:
-                seen, since = now, time.monotonic()
-            quiet = time.monotonic() - since
-            if meta["status"] in ("SUBMITTED", "APPROVED") and quiet > SCHEDULE_SECONDS:
-                why = (meta.get("schedule_history") or ["no reason given"])[-1]
-                raise DeploymentError(f"The server has not started the job for {quiet:.0f} s: {why}.")
-            if limit is not None and quiet > limit:
-                raise DeploymentError(
-                    f"Nothing has happened for {quiet:.0f} s, the job is {meta['status']}: abort({job_id!r}) ends it."
-                )
-            time.sleep(POLL_SECONDS)
+    def _look_out(self, job_id: str) -> Lookout:
+        return Lookout(self.admin, job_id, self._server_ended)
 
     def _advance(self, bar: tqdm, meta: dict[str, Any], job_id: str) -> object:
         if meta["status"] != "RUNNING":
