@@ -32,15 +32,17 @@ from fl.job import PROJECT, build_job
 from tiny import make_net
 from tutorial_utils import deploy, plots
 from tutorial_utils import job as general
+from tutorial_utils._deploy.admin import NoServerError
 from tutorial_utils._deploy.apps import address, choose_sites, look_through
 from tutorial_utils._deploy.federation import place
 from tutorial_utils._deploy.kits import copy_project, read_project
 from tutorial_utils._deploy.logs import parse_log
 from tutorial_utils._deploy.names import safe_name
-from tutorial_utils._deploy.orphans import is_orphan
+from tutorial_utils._deploy.orphans import OrphanError, is_orphan
 from tutorial_utils._deploy.ports import free_port, is_free, move
 from tutorial_utils._deploy.result import judge, seconds_of, sites_of, unpack
 from tutorial_utils._deploy.services import Kept
+from tutorial_utils._deploy.waiting import Lookout
 from tutorial_utils._flare import ASKED_TOO_EARLY
 from tutorial_utils._simulate import keeper
 from tutorial_utils.data import Dataset
@@ -136,6 +138,22 @@ def test_a_job_that_began_before_its_server_is_gone() -> None:
     at = 1795691202.397781
     assert is_orphan(began, at + 1) and not is_orphan(began, at - 1)
     assert not is_orphan(began, None) and not is_orphan({"start_time": ""}, at) and not is_orphan({}, at)
+
+
+def test_a_silent_server_is_borne_for_a_while(
+    sites: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was never started."""
+    monkeypatch.setattr("tutorial_utils._deploy.admin.LOGIN_SECONDS", 0.1)
+    monkeypatch.setattr("tutorial_utils._deploy.waiting.SILENT_SECONDS", 1.0)
+    federation, start = deploy.provision(PROJECT, sites, runs=tmp_path), time.monotonic()
+    with pytest.raises(NoServerError, match=r"silent for 1 s .*, and the job may go on without you: watch\('a-job'\)"):
+        Lookout(federation.admin, "a-job").look()
+    assert time.monotonic() - start > 1
+    with pytest.raises(OrphanError, match="The server's processes have ended"):
+        Lookout(federation.admin, "a-job", lambda: True).look()
+    with pytest.raises(DeploymentError, match=r"have ended, and the job is gone: watch\('a-job'\) says what is left"):
+        federation.abort("a-job")
 
 
 def test_a_killed_process_of_the_server_is_named_and_what_we_asked_it_is_no_cause(tmp_path: Path) -> None:
@@ -483,7 +501,8 @@ def federation(hospitals: list[Path], folder: Path, home: Path) -> Iterator[Loca
     researcher = {"name": RESEARCHER, "type": "admin", "org": "hospital_b", "role": "lead"}
     project["participants"].insert(0, researcher)
     (folder / "project.yml").write_text(yaml.safe_dump(project))
-    federation = deploy.provision(folder / "project.yml", hospitals, sites=HOSPITALS, runs=folder, name="federation")
+    settings = {"runs": folder, "name": "federation", "heartbeat": Heartbeat(interval=2, timeout=10)}
+    federation = deploy.provision(folder / "project.yml", hospitals, sites=HOSPITALS, **settings)
     with federation:
         yield federation
 
