@@ -180,10 +180,10 @@ def test_with_min_sites_it_takes_part_again_when_the_line_is_back(
     start = time.monotonic()
     wait_for(lambda: federation.progress(job_id).get("lost") == ["far"])
     record_property("seconds", round(time.monotonic() - start, 1))
+    federation.wait_for_round(job_id, federation.progress(job_id)["done"] + 2)  # two without it
     line.join()
     wait_for(lambda: federation.progress(job_id).get("lost") == [])
-    done = federation.progress(job_id)["done"]
-    federation.wait_for_round(job_id, done + 3)
+    federation.wait_for_round(job_id, federation.progress(job_id)["done"] + 3)
     federation.abort(job_id)
     with pytest.raises(DeployedRunError, match="aborted") as caught:
         federation.watch(job_id, progress=False)

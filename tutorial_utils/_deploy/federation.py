@@ -199,8 +199,8 @@ class Federation:
         told = self.progress(job_id)
         if told.get("done", 0) > bar.n:
             bar.update(told["done"] - bar.n)
-        if told.get("lost"):
-            bar.set_postfix_str(f"without {', '.join(told['lost'])}")
+        lost = told.get("lost")
+        bar.set_postfix_str(f"without {', '.join(lost)}" if lost else "")  # a lost site may come back
         return bar.n, told.get("phase")
 
     def _bring_home(self, job_id: str, meta: dict[str, Any], name: str) -> Run:
