@@ -91,6 +91,9 @@ class Server:
         local = self.run_folder.parent / "local"
         return SimpleNamespace(get_run_dir=lambda job_id: str(self.run_folder), get_site_config_dir=lambda: str(local))
 
+    def sync_clients_from_main_process(self) -> None:
+        pass
+
     def send_aux_request(self, sites: Sequence[str], *args: object) -> dict[str, Shareable]:
         """`asks` says who of the sites answers."""
         return {site: make_reply(ReturnCode.OK) for site in self.asks(sites)}

@@ -14,14 +14,17 @@ from typing import Any
 import yaml
 from nvflare.lighter.utils import update_storage_locations
 
+from tutorial_utils._deploy import rejoin
 from tutorial_utils._deploy.heartbeat import Heartbeat
 from tutorial_utils._deploy.ports import free_port
+from tutorial_utils._deploy.rejoin import Rejoin
 from tutorial_utils._simulate.watch import PLAIN_PATH
 from tutorial_utils.errors import DeploymentError
 from tutorial_utils.folder import reason
 from tutorial_utils.sites import check_site_names
 
 MACHINES = "machines"
+REJOIN = "tutorial_rejoin"  # the name of rejoin.py in the server's local/custom, beside whatever else lies there
 KEYS = "nvflare.lighter.impl.he.HEBuilder"  # a secret key for all sites, and for the server what it needs to add
 SIGNATURE = "nvflare.lighter.impl.signature.SignatureBuilder"
 
@@ -116,7 +119,7 @@ def make_kits(
     for name in (server, *admins, *clients):
         shutil.copytree(made / name, folder / MACHINES / name)
     kits = Kits(folder / MACHINES, server, admin_of(project), tuple(clients), heartbeat or Heartbeat())
-    _keep_storage_inside(kits.folder / kits.server)
+    _furnish(kits.folder / kits.server)
     for name in (server, *clients):
         kits.heartbeat.write(kits.folder / name)
     return kits
@@ -169,15 +172,23 @@ def _provision(project_file: Path, name: str, whose: object) -> Path:
     return max(made)
 
 
-def _keep_storage_inside(server: Path) -> None:
-    """FLARE's default for jobs, snapshots and logs that come in is a place under /tmp, for all servers of a machine."""
+def _furnish(server: Path) -> None:
+    """A server's own parts.
+
+    FLARE's default for jobs, snapshots and logs that come in is a place under /tmp, for all servers of a machine. And
+    rejoin.py, in local/custom, where FLARE looks for a machine's own classes.
+    """
     update_storage_locations(str(server / "local"), workspace=str(server / "storage"))
     path = server / "local" / "resources.json"
     resources = json.loads(path.read_text(encoding="utf-8"))
     for part in resources["components"]:
         if part["id"] == "log_receiver":
             part["args"] = {"dest_dir": str(server / "storage" / "incoming")}
+    resources["components"].append({"id": REJOIN, "path": f"{REJOIN}.{Rejoin.__name__}", "args": {}})
     path.write_text(json.dumps(resources, indent=2), encoding="utf-8")
+    custom = server / "local" / "custom"
+    custom.mkdir(exist_ok=True)
+    shutil.copyfile(rejoin.__file__, custom / f"{REJOIN}.py")
 
 
 def find_data(sites: Sequence[str], datasets: Sequence[str | Path]) -> dict[str, Path]:

@@ -135,6 +135,8 @@ class ServerPulse(ServerGuard):
             if now - asked > self._answer_seconds + ASK_SECONDS + STOOD_SECONDS:  # nobody was silent but this process
                 begun, answered = now, {*answered, *up}
             self._heard |= dict.fromkeys(answered, now) | {site: now for site in up if site not in self._heard}
+            if lost or len(answered) < len(up):  # who was started again has another token
+                self._engine.sync_clients_from_main_process()
             for site in [site for site in everybody if site not in self._state["lost"]]:
                 silent = now - self._heard.get(site, begun)
                 if silent > (self._patience if site in self._heard else max(UP_SECONDS, self._patience)):
