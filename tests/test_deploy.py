@@ -17,12 +17,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import psutil
 import pytest
 import torch
 import yaml
+from nvflare.apis.client import Client
+from nvflare.apis.fl_constant import RunProcessKey
+from nvflare.apis.fl_context import FLContext, FLContextManager
+from nvflare.apis.job_scheduler_spec import DispatchInfo
 from nvflare.job_config.api import FedJob
 
 from dl.train import Net
@@ -40,6 +45,7 @@ from tutorial_utils._deploy.logs import parse_log
 from tutorial_utils._deploy.names import safe_name
 from tutorial_utils._deploy.orphans import OrphanError, is_orphan
 from tutorial_utils._deploy.ports import free_port, is_free, move
+from tutorial_utils._deploy.rejoin import Rejoin
 from tutorial_utils._deploy.result import judge, seconds_of, sites_of, unpack
 from tutorial_utils._deploy.services import Kept
 from tutorial_utils._deploy.waiting import Lookout
@@ -154,6 +160,43 @@ def test_a_silent_server_is_borne_for_a_while(
         Lookout(federation.admin, "a-job", lambda: True).look()
     with pytest.raises(DeploymentError, match=r"have ended, and the job is gone: watch\('a-job'\) says what is left"):
         federation.abort("a-job")
+
+
+def test_a_site_that_logs_in_again_gets_the_jobs_that_it_takes_part_in() -> None:
+    """And no other: not one that it is not in, nor one that knows its token."""
+    new, other = Client("site-1", "new"), Client("site-2", "theirs")
+    jobs = {"old": {"old": new}, "known": {"new": new}, "elsewhere": {}}
+    processes = {name: {RunProcessKey.PARTICIPANTS: found | {"theirs": other}} for name, found in jobs.items()}
+    started: list[tuple[str, str, str]] = []
+    answers = iter([{}, {"site-1": (False, "it is busy")}, {"site-1": (True, "reserved")}])
+
+    def start(job: SimpleNamespace, sites: dict[str, DispatchInfo], fl_ctx: FLContext) -> None:
+        started.extend((job.name, site, info.token) for site, info in sites.items())
+
+    engine = SimpleNamespace(
+        run_processes=processes,
+        get_client_from_name=lambda name: new,
+        job_runner=SimpleNamespace(running_jobs={name: SimpleNamespace(name=name, meta={}) for name in jobs}),
+        check_client_resources=lambda job, needs, fl_ctx: next(answers),
+        start_client_job=start,
+        new_context=lambda: FLContextManager(None, "server").new_context(),
+    )
+    Rejoin()._look(engine, "site-1")
+    assert started == [("old", "site-1", "reserved")]
+    tokens = {name: set(process[RunProcessKey.PARTICIPANTS]) for name, process in processes.items()}
+    assert tokens == {"old": {"new", "theirs"}, "known": {"new", "theirs"}, "elsewhere": {"theirs"}}
+
+
+def test_a_servers_kit_brings_what_starts_a_job_again(sites: list[Path], tmp_path: Path) -> None:
+    """FLARE finds it in local/custom, where nothing of ours is installed."""
+    deploy.provision(PROJECT, sites, runs=tmp_path, name="kits")
+    local = tmp_path / "kits/machines/server/local"
+    parts = {one["id"]: one["path"] for one in json.loads((local / "resources.json").read_text())["components"]}
+    module, _, name = parts["tutorial_rejoin"].partition(".")
+    code = f"import sys; sys.path.insert(0, {str(local / 'custom')!r}); import {module} as m; print(m.{name}.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "Rejoin", done.stderr
+    assert "tutorial_utils" not in (local / f"custom/{module}.py").read_text()
 
 
 def test_a_killed_process_of_the_server_is_named_and_what_we_asked_it_is_no_cause(tmp_path: Path) -> None:
@@ -592,27 +635,6 @@ def test_an_aborted_job_says_so(federation: LocalFederation) -> None:
         federation.submit(running_job(sites=[*HOSPITALS, "hospital-c"]))
     with pytest.raises(DeploymentError, match="min_sites is 3"):
         federation.submit(running_job(), min_sites=3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("min_sites", [None, 1])
-def test_a_site_that_is_killed_and_started_again(federation: LocalFederation, min_sites: int | None) -> None:
-    """FLARE would wait for ever; here the job ends as its policy says, and the site takes part in the next one."""
-    job_id = federation.submit(running_job(rounds=4, training=Training(2, batch_size=8)), min_sites=min_sites)
-    federation.wait_for_round(job_id, 1)
-    federation.stop_site("hospital-b")
-    federation.start_site("hospital-b")
-    assert federation.sites() == ("hospital-a", "hospital-b")
-    if min_sites is None:
-        told = r"hospital-b failed in round .: it does not answer any more"
-        with pytest.raises(DeployedRunError, match=told) as caught:
-            federation.watch(job_id, progress=False)
-        assert set(caught.value.run.rounds["site"]) == set(HOSPITALS)
-    else:
-        run = federation.watch(job_id, progress=False)
-        assert run.rounds["round"].max() == 3 and set(run.missing[3]) == {"hospital-b"}
-        assert run.cross_site.index.tolist() == ["hospital-a"] and run.state["lost"].keys() == {"hospital-b"}
-        assert run.log().count("received dead job report for client hospital-b") < 8  # not one a second
 
 
 @pytest.mark.slow

@@ -1,13 +1,15 @@
 """What `deploy` adds to its own copy of a job: the guard of the simulator, for sites on machines of their own.
 
 FLARE 2.9 waits for ever for a site that was started again before the server missed it (the server takes it for alive,
-and the job's process at the site is gone). So the guard asks every site, over FLARE's own messages, whether it lives.
+and the job's process at the site is gone). So the guard asks every site, over FLARE's own messages, whether it lives;
+rejoin.py starts that process again where the server's kit has it.
 FLARE ends a whole job where one site's process of it is killed. Here `min_sites` decides that too.
 This file ships with the job. It imports nvflare and the guards alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -53,7 +55,8 @@ def count_rounds(run_folder: Path) -> int:
 class ServerPulse(ServerGuard):
     """The guard of a server whose sites are elsewhere: asks them, where ServerGuard looks at their processes.
 
-    A lost site whose process answers again takes part from the next round on.
+    A lost site whose process of the job answers again, the old one or (rejoin.py) a new one, takes part from the next
+    round on.
 
     Args:
         min_sites, filtered: as in ServerGuard.
@@ -136,7 +139,8 @@ class ServerPulse(ServerGuard):
                 begun, answered = now, {*answered, *up}
             self._heard |= dict.fromkeys(answered, now) | {site: now for site in up if site not in self._heard}
             if lost or len(answered) < len(up):  # who was started again has another token
-                self._engine.sync_clients_from_main_process()
+                with contextlib.suppress(RuntimeError):  # the server's own process is busy
+                    self._engine.sync_clients_from_main_process()
             for site in [site for site in everybody if site not in self._state["lost"]]:
                 silent = now - self._heard.get(site, begun)
                 if silent > (self._patience if site in self._heard else max(UP_SECONDS, self._patience)):
