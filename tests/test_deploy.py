@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -45,6 +46,7 @@ from tutorial_utils._deploy.logs import parse_log
 from tutorial_utils._deploy.names import safe_name
 from tutorial_utils._deploy.orphans import OrphanError, is_orphan
 from tutorial_utils._deploy.ports import free_port, is_free, move
+from tutorial_utils._deploy.reach import answers
 from tutorial_utils._deploy.rejoin import Rejoin
 from tutorial_utils._deploy.result import judge, seconds_of, sites_of, unpack
 from tutorial_utils._deploy.services import Kept
@@ -144,6 +146,25 @@ def test_a_job_that_began_before_its_server_is_gone() -> None:
     at = 1795691202.397781
     assert is_orphan(began, at + 1) and not is_orphan(began, at - 1)
     assert not is_orphan(began, None) and not is_orphan({"start_time": ""}, at) and not is_orphan({}, at)
+
+
+def test_a_machine_that_takes_connections_for_a_process_that_stands_still(sites: list[Path], tmp_path: Path) -> None:
+    """It listens, and nobody is there to shake hands; whoever speaks another language is there."""
+    federation = deploy.provision(PROJECT, sites, runs=tmp_path)
+    settings, startup = federation.admin._settings, federation.admin.kit / "startup"
+    assert not answers(settings, startup, 0.3)
+    with socket.socket() as place:
+        place.bind(("localhost", settings["port"]))
+        place.listen()
+        assert not answers(settings, startup, 0.3)
+        assert answers(settings | {"connection_security": "clear"}, startup, 0.3)
+
+        def speak() -> None:
+            for _ in range(3):
+                place.accept()[0].sendall(b"another language")
+
+        threading.Thread(target=speak, daemon=True).start()
+        wait_for(lambda: answers(settings, startup, 5.0))
 
 
 def test_a_silent_server_is_borne_for_a_while(

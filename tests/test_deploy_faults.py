@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from nvflare.job_config.api import FedJob
 
 from faults.decay_learner import DecayLearner
@@ -56,11 +58,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def federation(folder: Path) -> Iterator[LocalFederation]:
+    """Another program has taken the server's port since it was provisioned."""
     for site in SITES:  # no data: a learner of points of its own
         (folder / "data" / site).mkdir(parents=True)
     data = sorted((folder / "data").iterdir())
-    with deploy.provision(PROJECT, data, sites=SITES, runs=folder, name="faults", heartbeat=HEARTBEAT) as federation:
-        yield federation
+    federation = deploy.provision(PROJECT, data, sites=SITES, runs=folder, name="faults", heartbeat=HEARTBEAT)
+    with socket.socket() as other:
+        other.bind(("localhost", federation.admin.address[1]))
+        other.listen()
+        with federation:
+            yield federation
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +133,13 @@ def watch_fail(federation: LocalFederation, job_id: str, first_line: str, note: 
     note("seconds", round(time.monotonic() - start, 1))
     assert caught.value.run.rounds_kept and "resume_from= goes on after that" in str(caught.value)
     return caught.value
+
+
+def test_a_port_that_was_taken_meanwhile_is_no_hindrance(federation: LocalFederation, folder: Path) -> None:
+    """The fixture took it; the kits and the project file name another one, and all are connected."""
+    assert federation.sites() == tuple(SITES)
+    port = yaml.safe_load((folder / "faults/project.yml").read_text())["participants"][0]["fed_learn_port"]
+    assert port == federation.admin.address[1]
 
 
 def test_a_sites_process_of_the_job_is_killed(federation: LocalFederation, record_property: Note) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import shutil
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from nvflare.fuel.utils.job_secret_scanner import warn_on_potential_secrets_in_j
 
 from tutorial_utils import _flare
 from tutorial_utils._deploy.pulse import GROUP
+from tutorial_utils._deploy.reach import answers, leave
 from tutorial_utils.errors import DeploymentError
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class Admin:
             ) from error
         self.kit, self.user = kit.resolve(), settings["username"]
         self.address = settings["host"], settings["port"]
+        self._settings = settings
         self.logins = 0  # one more than before: the server, or the way to it, was gone meanwhile
         self._session: Session | None = None
 
@@ -72,7 +73,7 @@ class Admin:
         """Log in as soon as the server answers. `alive` may say why it never will."""
         self.close()  # a session that nobody closes goes on trying for ever, and no process that holds it ends
         deadline = time.monotonic() + limit
-        while not self._answers():
+        while not answers(self._settings, self.kit / "startup"):
             if reason := alive():
                 raise DeploymentError(reason)
             if time.monotonic() > deadline:
@@ -98,17 +99,9 @@ class Admin:
         try:
             session.try_connect(LOGIN_SECONDS)
         except Exception:
-            with contextlib.suppress(Exception):  # half open perhaps
-                session.close()
+            leave(session)
             raise
         return session
-
-    def _answers(self) -> bool:
-        try:
-            socket.create_connection(self.address, timeout=1).close()
-        except OSError:
-            return False
-        return True
 
     def ask(self, question: Callable[[Session], T]) -> T:
         """Ask the server; log in again where it has ended the session (FLARE does after minutes without a word)."""
@@ -128,8 +121,7 @@ class Admin:
     def close(self) -> None:
         session, self._session = self._session, None
         if session:
-            with contextlib.suppress(Exception):  # the server may be gone
-                session.close()
+            leave(session)
 
     def submit(self, folder: Path) -> str:
         """Submit the folder of a job, and return the server's name for it."""
