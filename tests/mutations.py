@@ -842,10 +842,10 @@ BACK = at("guard", "test_a_lost_site_that_answers_takes_part_from_the_next_round
 OWN_CODE = at("guard", "test_a_killed_process_of_a_site_is_no_failure_of_the_job_for_flare")
 
 WHAT_A_FEDERATION_BEARS = [
-    Mutation("Y1", "a lost site never comes back", PULSE, "(site, 0) < lately", "(site, 0) < math.inf", BACK),
-    Mutation("Y2", "a lost site comes back though it is silent", PULSE, "(site, 0) < lately", "(site, 0) < 0", BACK),
+    Mutation("O1", "a lost site never comes back", PULSE, "(site, 0) < lately", "(site, 0) < math.inf", BACK),
+    Mutation("O2", "a lost site comes back though it is silent", PULSE, "(site, 0) < lately", "(site, 0) < 0", BACK),
     Mutation(
-        "Y3",
+        "O3",
         "a round does not wait for a site that is back",
         PULSE,
         'self._runner.current_wf.controller.communicator.client_is_active(site, "it answers again", fl_ctx)',
@@ -853,7 +853,7 @@ WHAT_A_FEDERATION_BEARS = [
         BACK,
     ),
     Mutation(
-        "Y4",
+        "O4",
         "a server that stood still takes its sites for lost",
         PULSE,
         "{*answered, *up}",
@@ -861,7 +861,7 @@ WHAT_A_FEDERATION_BEARS = [
         at("guard", "test_who_stood_still_itself_has_heard_nothing_and_says_nothing"),
     ),
     Mutation(
-        "Y5",
+        "O5",
         "a site that is silent is never lost",
         PULSE,
         "self._heard |= dict.fromkeys(answered, now)",
@@ -869,7 +869,7 @@ WHAT_A_FEDERATION_BEARS = [
         at("guard", "test_a_site_that_is_silent_is_lost_and_a_slow_answer_counts"),
     ),
     Mutation(
-        "Y6",
+        "O6",
         "a site whose process is gone is not noted before the round closes",
         PULSE,
         '        if site not in self._state["lost"]:\n            self._lose(site, len',
@@ -877,16 +877,16 @@ WHAT_A_FEDERATION_BEARS = [
         at("guard", "test_a_site_whose_process_is_gone_is_lost_before_flare_goes_on"),
     ),
     Mutation(
-        "Y7",
+        "O7",
         "a killed process of one site ends the job for all",
         PULSE,
         "JobReturnCode.UNKNOWN)",
         "JobReturnCode.EXECUTION_ERROR)",
         OWN_CODE,
     ),
-    Mutation("Y8", "how a site's job ended is never said", PULSE, ".unlink(missing_ok=True)", ".exists()", OWN_CODE),
+    Mutation("O8", "how a site's job ended is never said", PULSE, ".unlink(missing_ok=True)", ".exists()", OWN_CODE),
     Mutation(
-        "Y9",
+        "O9",
         "a site that is back owes the round before nothing that it owes",
         "tutorial_utils/_simulate/verdict.py",
         "(since or 0) <= number < back",
@@ -894,7 +894,7 @@ WHAT_A_FEDERATION_BEARS = [
         at("verdict", "test_a_gap_is_no_lack_and_what_is_outside_of_it_is"),
     ),
     Mutation(
-        "Y10",
+        "O10",
         "what we asked a job too early is why it failed",
         "tutorial_utils/_flare.py",
         "if ASKED_TOO_EARLY not in (",
@@ -902,7 +902,7 @@ WHAT_A_FEDERATION_BEARS = [
         at("deploy", "test_a_killed_process_of_the_server_is_named_and_what_we_asked_it_is_no_cause"),
     ),
     Mutation(
-        "Y11",
+        "O11",
         "a job whose server was started again is waited for",
         f"{DEPLOY}/orphans.py",
         ".timestamp() < server_start",
@@ -910,7 +910,7 @@ WHAT_A_FEDERATION_BEARS = [
         at("deploy", "test_a_job_that_began_before_its_server_is_gone"),
     ),
     Mutation(
-        "Y12",
+        "O12",
         "a silent server is waited for without end",
         f"{DEPLOY}/waiting.py",
         "> SILENT_SECONDS:",
@@ -918,7 +918,7 @@ WHAT_A_FEDERATION_BEARS = [
         at("deploy", "test_a_silent_server_is_borne_for_a_while"),
     ),
     Mutation(
-        "Y13",
+        "O13",
         "a kit names the port that another program has taken",
         f"{DEPLOY}/ports.py",
         'part.endswith(f":{before}")',
@@ -926,7 +926,31 @@ WHAT_A_FEDERATION_BEARS = [
         at("deploy", "test_a_port_that_is_taken_by_the_start_is_left_and_every_kit_says_so"),
     ),
     Mutation(
-        "Y14",
+        "O15",
+        "a machine whose process stands still is taken for a server",
+        f"{DEPLOY}/reach.py",
+        "            context.wrap_socket(connection).close()\n",
+        "",
+        at("deploy", "test_a_machine_that_takes_connections_for_a_process_that_stands_still"),
+    ),
+    Mutation(
+        "O16",
+        "a site that is started again is not told of its job",
+        f"{DEPLOY}/rejoin.py",
+        "if client and len(others) < len(participants)",
+        "if client and len(others) > len(participants)",
+        at("deploy", "test_a_site_that_logs_in_again_gets_the_jobs_that_it_takes_part_in"),
+    ),
+    Mutation(
+        "O17",
+        "the job goes on with the old token of a site that was started again",
+        f"{DEPLOY}/rejoin.py",
+        "others | {client.token: client}",
+        "participants",
+        at("deploy", "test_a_site_that_logs_in_again_gets_the_jobs_that_it_takes_part_in"),
+    ),
+    Mutation(
+        "O14",
         "a site's kit does not carry its interval",
         f"{DEPLOY}/heartbeat.py",
         'f"{SETTINGS} heart_beat_interval={self.interval:g}"',
