@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import pytest
 import yaml
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 SITES = ["hospital-a", "hospital-b"]
 HEARTBEAT = Heartbeat(interval=2, timeout=10)
-LONG = 500  # rounds of a job that shall not end by itself
+ROUNDS, LONG = 6, 500  # of a job, and of one that shall not end by itself
 PARENT, WORKER = "client_train", "worker_process"  # FLARE's modules: of a site's machine, of its job
 SERVER, SERVER_WORKER = "server_train", "runner_process"
 Note = Callable[[str, object], None]
@@ -47,7 +48,7 @@ def wait_for(what: Callable[[], object], seconds: float = 180.0) -> object:
     return found
 
 
-def make_job(rounds: int = 4, pause: float = 1.0) -> FedJob:
+def make_job(rounds: int = ROUNDS, pause: float = 1.0) -> FedJob:
     return general.build_job(DecayLearner(pause=pause), make_net(), sites=SITES, rounds=rounds, name="decay")
 
 
@@ -237,7 +238,7 @@ def test_the_servers_process_of_the_job_is_killed(
 
 
 def test_the_server_is_killed(federation: LocalFederation, uncut: Run, record_property: Note) -> None:
-    """Its machine here ends with it. It is started again with what it has stored, and the run goes on."""
+    """Its machine here ends with it. It is started again with what it has stored, and the run goes on; twice."""
     job_id = federation.submit(make_job())
     in_training(federation, job_id)
     processes(federation, "server")[SERVER].kill()
@@ -245,7 +246,15 @@ def test_the_server_is_killed(federation: LocalFederation, uncut: Run, record_pr
     error = watch_fail(federation, job_id, told, record_property)
     federation.start_server()
     assert federation.sites() == tuple(SITES)
-    assert same(federation.run(make_job(), resume_from=error, progress=False), uncut)
+    again = federation.submit(make_job(), resume_from=error)
+    in_training(federation, again)
+    federation.stop_server()
+    with pytest.raises(DeployedRunError, match=told) as caught:
+        federation.watch(again, progress=False)
+    federation.start_server()
+    run = federation.run(make_job(), resume_from=caught.value, progress=False)
+    assert same(run, uncut)
+    pd.testing.assert_frame_equal(run.rounds, uncut.rounds)
 
 
 def test_the_server_is_started_again_under_a_job(

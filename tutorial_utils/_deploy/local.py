@@ -172,7 +172,8 @@ class LocalFederation(Federation):
     def _bring_from_server(self, job_id: str, run: Run) -> Run | None:
         """On this machine we may read it."""
         run.job_folder.parent.mkdir(parents=True)
-        shutil.copytree(self.kits.folder / self.kits.server / job_id, run.job_folder)
+        if (kept := self.kits.folder / self.kits.server / job_id).is_dir():  # or the job had not begun
+            shutil.copytree(kept, run.job_folder)
         for log in run.job_folder.glob("log.*"):
             shutil.copy2(log, run.workspace / "server")
         found = Run(run.folder, self.kits.sites, 0.0)
