@@ -405,3 +405,12 @@ def test_a_gap_is_no_lack_and_what_is_outside_of_it_is(copy: Run) -> None:
         state["gaps"] = [{"site": site, "from": since, "back": back}]
         guard_file(copy, "state.json").write_text(json.dumps(state))
         assert find_lack(copy, ASKED) == lack
+
+
+def test_a_site_that_sends_no_log_fails_as_another_one_that_does(copy: Run) -> None:
+    """Before its first task: both could not build the learner, say."""
+    state = json.loads(guard_file(copy, "state.json").read_text())
+    guard_file(copy, "state.json").write_text(json.dumps(state | {"served": [], "round": None}))
+    assert first_line(copy, failure(PROCESS_ENDED, 8, 9)) == f"site-2 failed before its first task: {PROCESS_ENDED}."
+    log_error(copy, "site-1", trace_of(KeyError("lr")), 8)
+    assert first_line(copy, failure(PROCESS_ENDED, 8, 9)) == "site-1 failed before its first task: KeyError: 'lr'."

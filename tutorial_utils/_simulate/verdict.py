@@ -124,7 +124,7 @@ def explain(run: Run, failure: Mapping[str, Any] | None, lack: str | None = None
     failure = failure or {}
     found = find_cause(run, failure)
     text = found.text if found else failure.get("reason") or lack
-    who = failure.get("site") or (found and found.who)
+    who = (found and found.who in run.sites and found.who) or failure.get("site") or (found and found.who)
     name = {None: "The run", "server": "The server"}.get(who, who)
     lines = [f"{name} failed{_when(run, who, failure.get('task'))}: {text}".rstrip(".") + "."]
     lines.append(f"Its files are in {run.folder}.")
