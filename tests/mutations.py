@@ -853,6 +853,128 @@ WHAT_LEAVES_A_SITE = [
     ),
 ]
 
+PULSE, DEPLOY = "tutorial_utils/_deploy/pulse.py", "tutorial_utils/_deploy"
+BACK = at("guard", "test_a_lost_site_that_answers_takes_part_from_the_next_round_on")
+OWN_CODE = at("guard", "test_a_killed_process_of_a_site_is_no_failure_of_the_job_for_flare")
+
+WHAT_A_FEDERATION_BEARS = [
+    Mutation("O1", "a lost site never comes back", PULSE, "(site, 0) < lately", "(site, 0) < math.inf", BACK),
+    Mutation("O2", "a lost site comes back though it is silent", PULSE, "(site, 0) < lately", "(site, 0) < 0", BACK),
+    Mutation(
+        "O3",
+        "a round does not wait for a site that is back",
+        PULSE,
+        'self._runner.current_wf.controller.communicator.client_is_active(site, "it answers again", fl_ctx)',
+        "pass",
+        BACK,
+    ),
+    Mutation(
+        "O4",
+        "a server that stood still takes its sites for lost",
+        PULSE,
+        "{*answered, *up}",
+        "answered",
+        at("guard", "test_who_stood_still_itself_has_heard_nothing_and_says_nothing"),
+    ),
+    Mutation(
+        "O5",
+        "a site that is silent is never lost",
+        PULSE,
+        "self._heard |= dict.fromkeys(answered, now)",
+        "self._heard |= dict.fromkeys(up, now)",
+        at("guard", "test_a_site_that_is_silent_is_lost_and_a_slow_answer_counts"),
+    ),
+    Mutation(
+        "O6",
+        "a site whose process is gone is not noted before the round closes",
+        PULSE,
+        '        if site not in self._state["lost"]:\n            self._lose(site, len',
+        '        if site in self._state["lost"]:\n            self._lose(site, len',
+        at("guard", "test_a_site_whose_process_is_gone_is_lost_before_flare_goes_on"),
+    ),
+    Mutation(
+        "O7",
+        "a killed process of one site ends the job for all",
+        PULSE,
+        "JobReturnCode.UNKNOWN)",
+        "JobReturnCode.EXECUTION_ERROR)",
+        OWN_CODE,
+    ),
+    Mutation("O8", "how a site's job ended is never said", PULSE, ".unlink(missing_ok=True)", ".exists()", OWN_CODE),
+    Mutation(
+        "O9",
+        "a site that is back owes the round before nothing that it owes",
+        "tutorial_utils/_simulate/verdict.py",
+        "(since or 0) <= number < back",
+        "(since or 0) <= number <= back",
+        at("verdict", "test_a_gap_is_no_lack_and_what_is_outside_of_it_is"),
+    ),
+    Mutation(
+        "O10",
+        "what we asked a job too early is why it failed",
+        "tutorial_utils/_flare.py",
+        "if ASKED_TOO_EARLY not in (",
+        "if None is not (",
+        at("deploy", "test_a_killed_process_of_the_server_is_named_and_what_we_asked_it_is_no_cause"),
+    ),
+    Mutation(
+        "O11",
+        "a job whose server was started again is waited for",
+        f"{DEPLOY}/orphans.py",
+        ".timestamp() < server_start",
+        ".timestamp() < 0",
+        at("deploy", "test_a_job_that_began_before_its_server_is_gone"),
+    ),
+    Mutation(
+        "O12",
+        "a silent server is waited for without end",
+        f"{DEPLOY}/waiting.py",
+        "> SILENT_SECONDS:",
+        "> 1e9:",
+        at("deploy", "test_a_silent_server_is_borne_for_a_while"),
+    ),
+    Mutation(
+        "O13",
+        "a kit names the port that another program has taken",
+        f"{DEPLOY}/ports.py",
+        'part.endswith(f":{before}")',
+        'part.endswith(f"={before}")',
+        at("deploy", "test_a_port_that_is_taken_by_the_start_is_left_and_every_kit_says_so"),
+    ),
+    Mutation(
+        "O15",
+        "a machine whose process stands still is taken for a server",
+        f"{DEPLOY}/reach.py",
+        "            context.wrap_socket(connection).close()\n",
+        "",
+        at("deploy", "test_a_machine_that_takes_connections_for_a_process_that_stands_still"),
+    ),
+    Mutation(
+        "O16",
+        "a site that is started again is not told of its job",
+        f"{DEPLOY}/rejoin.py",
+        "if client and len(others) < len(participants)",
+        "if client and len(others) > len(participants)",
+        at("deploy", "test_a_site_that_logs_in_again_gets_the_jobs_that_it_takes_part_in"),
+    ),
+    Mutation(
+        "O17",
+        "the job goes on with the old token of a site that was started again",
+        f"{DEPLOY}/rejoin.py",
+        "others | {client.token: client}",
+        "participants",
+        at("deploy", "test_a_site_that_logs_in_again_gets_the_jobs_that_it_takes_part_in"),
+    ),
+    Mutation(
+        "O14",
+        "a site's kit does not carry its interval",
+        f"{DEPLOY}/heartbeat.py",
+        'f"{SETTINGS} heart_beat_interval={self.interval:g}"',
+        "SETTINGS",
+        at("deploy", "test_a_heartbeat_stands_in_the_kits_where_flare_reads_it"),
+    ),
+]
+
 MUTATIONS = [
     *THE_RUNNER,
     *THE_RESULTS,
@@ -864,3 +986,4 @@ MUTATIONS = [
 ]
 MUTATIONS += WHAT_SITES_AGREE_ON
 MUTATIONS += WHAT_LEAVES_A_SITE
+MUTATIONS += WHAT_A_FEDERATION_BEARS

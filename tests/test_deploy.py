@@ -13,16 +13,22 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import psutil
 import pytest
 import torch
 import yaml
+from nvflare.apis.client import Client
+from nvflare.apis.fl_constant import RunProcessKey
+from nvflare.apis.fl_context import FLContext, FLContextManager
+from nvflare.apis.job_scheduler_spec import DispatchInfo
 from nvflare.job_config.api import FedJob
 
 from dl.train import Net
@@ -32,16 +38,23 @@ from fl.job import PROJECT, build_job
 from tiny import make_net
 from tutorial_utils import deploy, plots
 from tutorial_utils import job as general
+from tutorial_utils._deploy.admin import NoServerError
 from tutorial_utils._deploy.apps import address, choose_sites, look_through
 from tutorial_utils._deploy.federation import place
-from tutorial_utils._deploy.kits import copy_project, free_port, read_project
+from tutorial_utils._deploy.kits import copy_project, read_project
 from tutorial_utils._deploy.logs import parse_log
 from tutorial_utils._deploy.names import safe_name
+from tutorial_utils._deploy.orphans import OrphanError, is_orphan
+from tutorial_utils._deploy.ports import free_port, is_free, move
+from tutorial_utils._deploy.reach import answers
+from tutorial_utils._deploy.rejoin import Rejoin
 from tutorial_utils._deploy.result import judge, seconds_of, sites_of, unpack
 from tutorial_utils._deploy.services import Kept
+from tutorial_utils._deploy.waiting import Lookout
+from tutorial_utils._flare import ASKED_TOO_EARLY
 from tutorial_utils._simulate import keeper
 from tutorial_utils.data import Dataset
-from tutorial_utils.deploy import LocalFederation
+from tutorial_utils.deploy import Heartbeat, LocalFederation
 from tutorial_utils.errors import DeployedRunError, DeploymentError, JobError, TutorialError
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.results import Run, sha256
@@ -88,6 +101,139 @@ def hospitals(digits: Dataset) -> list[Path]:
 def test_a_free_port_is_free_and_another_each_time() -> None:
     ports = {free_port() for _ in range(5)}
     assert len(ports) > 1 and not any(listens(port) for port in ports)
+
+
+def test_a_port_that_is_taken_by_the_start_is_left_and_every_kit_says_so(sites: list[Path], tmp_path: Path) -> None:
+    federation = deploy.provision(PROJECT, sites, runs=tmp_path, name="moved")
+    before, kits = federation.admin.address[1], tmp_path / "moved/machines"
+    assert is_free(before)
+    with socket.socket() as other:
+        other.bind(("localhost", before))
+        other.listen()
+        assert not is_free(before)
+        after = move(tmp_path / "moved/project.yml", kits.iterdir(), before)
+    assert after != before
+    named = [path for path in kits.glob("*/startup/fed_*.json") if str(after) in path.read_text()]
+    assert len(named) == 4 and not [path for path in kits.glob("*/*/*.json") if str(before) in path.read_text()]
+    assert deploy.Federation(federation.admin.kit).admin.address == ("localhost", after)
+    project = yaml.safe_load((tmp_path / "moved/project.yml").read_text())
+    assert [one["fed_learn_port"] for one in project["participants"] if one["type"] == "server"] == [after]
+    (kits / "site-1/startup/signature.json").write_text("{}")
+    with pytest.raises(DeploymentError, match=f"has taken port {after} since .* end that program, or provision again"):
+        move(tmp_path / "moved/project.yml", kits.iterdir(), after)
+
+
+def test_a_heartbeat_stands_in_the_kits_where_flare_reads_it(sites: list[Path], tmp_path: Path) -> None:
+    deploy.provision(PROJECT, sites, runs=tmp_path, name="kits", heartbeat=Heartbeat(interval=6, timeout=20))
+    kits = tmp_path / "kits/machines"
+    server = json.loads((kits / "server/local/resources.json").read_text())["servers"][0]
+    assert server["heart_beat_timeout"] == 20
+    for name in ("server", "site-1", "site-2"):
+        script = (kits / name / "startup/sub_start.sh").read_text()
+        assert script.startswith("#!/usr/bin/env bash\nexport ")
+        assert "export NVFLARE_DEAD_CLIENT_GRACE_PERIOD=14\n" in script and " heart_beat_interval=6 " in script
+    assert not (kits / "site-1/local/resources.json").exists()
+
+
+@pytest.mark.parametrize(("interval", "timeout"), [(1, 30), (0, 30), (20, 30), (-4, -2), (4, 7)])
+def test_a_heartbeat_that_cannot_work_is_refused(interval: float, timeout: float) -> None:
+    with pytest.raises(DeploymentError, match=r"cannot work: .* Take Heartbeat\(4, 30\), or 2 and 6"):
+        Heartbeat(interval, timeout)
+
+
+def test_a_job_that_began_before_its_server_is_gone() -> None:
+    began = {"start_time": "2026-11-26T11:06:42.397781+00:00"}
+    at = 1795691202.397781
+    assert is_orphan(began, at + 1) and not is_orphan(began, at - 1)
+    assert not is_orphan(began, None) and not is_orphan({"start_time": ""}, at) and not is_orphan({}, at)
+
+
+def test_a_machine_that_takes_connections_for_a_process_that_stands_still(sites: list[Path], tmp_path: Path) -> None:
+    """It listens, and nobody is there to shake hands; whoever speaks another language is there."""
+    federation = deploy.provision(PROJECT, sites, runs=tmp_path)
+    settings, startup = federation.admin._settings, federation.admin.kit / "startup"
+    assert not answers(settings, startup, 0.3)
+    with socket.socket() as place:
+        place.bind(("localhost", settings["port"]))
+        place.listen()
+        assert not answers(settings, startup, 0.3)
+        assert answers(settings | {"connection_security": "clear"}, startup, 0.3)
+
+        def speak() -> None:
+            for _ in range(3):
+                place.accept()[0].sendall(b"another language")
+
+        threading.Thread(target=speak, daemon=True).start()
+        wait_for(lambda: answers(settings, startup, 5.0))
+
+
+def test_a_silent_server_is_borne_for_a_while(
+    sites: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was never started."""
+    monkeypatch.setattr("tutorial_utils._deploy.admin.LOGIN_SECONDS", 0.1)
+    monkeypatch.setattr("tutorial_utils._deploy.waiting.SILENT_SECONDS", 1.0)
+    federation, start = deploy.provision(PROJECT, sites, runs=tmp_path), time.monotonic()
+    with pytest.raises(NoServerError, match=r"silent for 1 s .*, and the job may go on without you: watch\('a-job'\)"):
+        Lookout(federation.admin, "a-job").look()
+    assert time.monotonic() - start > 1
+    with pytest.raises(OrphanError, match="The server's processes have ended"):
+        Lookout(federation.admin, "a-job", lambda: True).look()
+    with pytest.raises(DeploymentError, match=r"have ended, and the job is gone: watch\('a-job'\) says what is left"):
+        federation.abort("a-job")
+
+
+def test_a_site_that_logs_in_again_gets_the_jobs_that_it_takes_part_in() -> None:
+    """And no other: not one that it is not in, nor one that knows its token."""
+    new, other = Client("site-1", "new"), Client("site-2", "theirs")
+    jobs = {"old": {"old": new}, "known": {"new": new}, "elsewhere": {}}
+    processes = {name: {RunProcessKey.PARTICIPANTS: found | {"theirs": other}} for name, found in jobs.items()}
+    started: list[tuple[str, str, str]] = []
+    answers = iter([{}, {"site-1": (False, "it is busy")}, {"site-1": (True, "reserved")}])
+
+    def start(job: SimpleNamespace, sites: dict[str, DispatchInfo], fl_ctx: FLContext) -> None:
+        started.extend((job.name, site, info.token) for site, info in sites.items())
+
+    engine = SimpleNamespace(
+        run_processes=processes,
+        get_client_from_name=lambda name: new,
+        job_runner=SimpleNamespace(running_jobs={name: SimpleNamespace(name=name, meta={}) for name in jobs}),
+        check_client_resources=lambda job, needs, fl_ctx: next(answers),
+        start_client_job=start,
+        new_context=lambda: FLContextManager(None, "server").new_context(),
+    )
+    Rejoin()._look(engine, "site-1")
+    assert started == [("old", "site-1", "reserved")]
+    tokens = {name: set(process[RunProcessKey.PARTICIPANTS]) for name, process in processes.items()}
+    assert tokens == {"old": {"new", "theirs"}, "known": {"new", "theirs"}, "elsewhere": {"theirs"}}
+
+
+def test_a_servers_kit_brings_what_starts_a_job_again(sites: list[Path], tmp_path: Path) -> None:
+    """FLARE finds it in local/custom, where nothing of ours is installed."""
+    deploy.provision(PROJECT, sites, runs=tmp_path, name="kits")
+    local = tmp_path / "kits/machines/server/local"
+    parts = {one["id"]: one["path"] for one in json.loads((local / "resources.json").read_text())["components"]}
+    module, _, name = parts["tutorial_rejoin"].partition(".")
+    code = f"import sys; sys.path.insert(0, {str(local / 'custom')!r}); import {module} as m; print(m.{name}.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "Rejoin", done.stderr
+    assert "tutorial_utils" not in (local / f"custom/{module}.py").read_text()
+
+
+def test_a_killed_process_of_the_server_is_named_and_what_we_asked_it_is_no_cause(tmp_path: Path) -> None:
+    running_job().export_job(str(tmp_path / "job"))
+    run = Run(tmp_path, ("hospital-a", "hospital-b"), 1.0)
+    (run.job_folder / "guard").mkdir(parents=True)
+    state = {"phase": "training", "round": 3, "served": list(run.sites), "open": {}, "lost": {}, "failure": None}
+    (run.job_folder / "guard/state.json").write_text(json.dumps(state))
+    trace = f"Traceback (most recent call last):\n  File x\nAttributeError: {ASKED_TOO_EARLY}"
+    record = {"asctime": "2026-11-26 11:05:51,501", "levelname": "ERROR", "message": trace}
+    (run.workspace / "server/log.json").write_text(json.dumps(record))
+    with pytest.raises(DeployedRunError) as caught:
+        judge(run, "FINISHED:EXECUTION_EXCEPTION")
+    assert str(caught.value).startswith("The run failed in round 3: the server's process of the job ended (killed, out")
+    with pytest.raises(DeployedRunError, match=r"The run failed in round 3: .*FLARE's status is FINISHED:COMPLETED"):
+        judge(run, "FINISHED:COMPLETED")
 
 
 @pytest.mark.parametrize(
@@ -419,7 +565,8 @@ def federation(hospitals: list[Path], folder: Path, home: Path) -> Iterator[Loca
     researcher = {"name": RESEARCHER, "type": "admin", "org": "hospital_b", "role": "lead"}
     project["participants"].insert(0, researcher)
     (folder / "project.yml").write_text(yaml.safe_dump(project))
-    federation = deploy.provision(folder / "project.yml", hospitals, sites=HOSPITALS, runs=folder, name="federation")
+    settings = {"runs": folder, "name": "federation", "heartbeat": Heartbeat(interval=2, timeout=10)}
+    federation = deploy.provision(folder / "project.yml", hospitals, sites=HOSPITALS, **settings)
     with federation:
         yield federation
 
@@ -509,27 +656,6 @@ def test_an_aborted_job_says_so(federation: LocalFederation) -> None:
         federation.submit(running_job(sites=[*HOSPITALS, "hospital-c"]))
     with pytest.raises(DeploymentError, match="min_sites is 3"):
         federation.submit(running_job(), min_sites=3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("min_sites", [None, 1])
-def test_a_site_that_is_killed_and_started_again(federation: LocalFederation, min_sites: int | None) -> None:
-    """FLARE would wait for ever; here the job ends as its policy says, and the site takes part in the next one."""
-    job_id = federation.submit(running_job(rounds=4, training=Training(2, batch_size=8)), min_sites=min_sites)
-    federation.wait_for_round(job_id, 1)
-    federation.stop_site("hospital-b")
-    federation.start_site("hospital-b")
-    assert federation.sites() == ("hospital-a", "hospital-b")
-    if min_sites is None:
-        told = r"hospital-b failed in round .: it does not answer any more"
-        with pytest.raises(DeployedRunError, match=told) as caught:
-            federation.watch(job_id, progress=False)
-        assert set(caught.value.run.rounds["site"]) == set(HOSPITALS)
-    else:
-        run = federation.watch(job_id, progress=False)
-        assert run.rounds["round"].max() == 3 and set(run.missing[3]) == {"hospital-b"}
-        assert run.cross_site.index.tolist() == ["hospital-a"] and run.state["lost"].keys() == {"hospital-b"}
-        assert run.log().count("received dead job report for client hospital-b") < 8  # not one a second
 
 
 @pytest.mark.slow

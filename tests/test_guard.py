@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +19,10 @@ from nvflare.apis.client import Client
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext, FLContextManager
 from nvflare.apis.impl.wf_comm_server import WFCommServer
+from nvflare.apis.job_launcher_spec import JobReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.utils.event import fire_event_to_components
 from nvflare.app_common.abstract.model import make_model_learnable
@@ -31,10 +33,14 @@ from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
+from nvflare.private.fed.client.client_executor import REPORTABLE_JOB_FAILURES
 from nvflare.private.fed.server.server_json_config import WorkFlow
 from nvflare.private.fed.server.server_runner import ServerRunner, ServerRunnerConfig
+from nvflare.private.fed.utils.fed_utils import get_return_code
 
-from tutorial_utils._simulate.guard import ServerGuard
+from tutorial_utils._deploy import pulse
+from tutorial_utils._deploy.pulse import ServerPulse, SitePulse, silence_allowed
+from tutorial_utils._simulate.guard import PROCESS_ENDED, ServerGuard
 from tutorial_utils._simulate.guard_files import bring_back, keep_checkpoint, write_json
 from tutorial_utils._simulate.guard_site import SiteGuard
 from tutorial_utils.algorithms.scaffold import CHANGE, WEIGHTS
@@ -53,12 +59,14 @@ class Server:
         controller: Any = None,
         model: dict[str, np.ndarray] | None = None,
         sites: tuple[str, ...] = ("site-1", "site-2"),
+        kind: type[ServerGuard] = ServerGuard,
         **settings: Any,
     ) -> None:
         self.run_folder, self.app_folder = folder / "simulate_job", folder / "simulate_job" / "app_server"
         self.app_folder.mkdir(parents=True)
         self.sites = sites
-        self.guard = ServerGuard(**settings)
+        self.guard = kind(**settings)
+        self.asks: Callable[[Sequence[str]], Sequence[str]] = lambda sites: sites
         self.parts = [*parts, self.guard]
         self.panics: list[str] = []
         self.contexts = FLContextManager(self, "server", "simulate_job", {}, {})
@@ -80,7 +88,15 @@ class Server:
         return self.context()
 
     def get_workspace(self) -> SimpleNamespace:
-        return SimpleNamespace(get_run_dir=lambda job_id: str(self.run_folder))
+        local = self.run_folder.parent / "local"
+        return SimpleNamespace(get_run_dir=lambda job_id: str(self.run_folder), get_site_config_dir=lambda: str(local))
+
+    def sync_clients_from_main_process(self) -> None:
+        pass
+
+    def send_aux_request(self, sites: Sequence[str], *args: object) -> dict[str, Shareable]:
+        """`asks` says who of the sites answers."""
+        return {site: make_reply(ReturnCode.OK) for site in self.asks(sites)}
 
     def get_clients(self) -> list[Client]:
         return [Client(site, "token") for site in self.sites]
@@ -587,3 +603,95 @@ def test_no_event_handler_of_a_real_run_raises(run: Run) -> None:
     lines = [line for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
     assert len(lines) > 50
     assert [line for line in lines if "Exception when handling event" in line] == []
+
+
+# --- sites elsewhere: the guard of tutorial_utils/_deploy/pulse.py ---
+
+
+def test_the_server_s_kit_says_how_long_a_site_may_be_silent(tmp_path: Path) -> None:
+    assert silence_allowed(tmp_path / "resources.json") == pulse.SILENT_SECONDS
+    for text, seconds in (('{"servers": [{"heart_beat_timeout": 7}]}', 7.0), ("{}", pulse.SILENT_SECONDS)):
+        (tmp_path / "resources.json").write_text(text)
+        assert silence_allowed(tmp_path / "resources.json") == seconds
+
+
+def test_a_lost_site_that_answers_takes_part_from_the_next_round_on(make_server: Callable[..., Server]) -> None:
+    server = make_server(kind=ServerPulse, min_sites=1)
+    communicator = server.workflow.controller.communicator
+    communicator._dead_client_grace = 0
+    server.guard._lose("site-2")
+    server.guard._tell_of_lost()
+    communicator._check_dead_clients()
+    server.start_round(1)
+    assert list(server.state["lost"]) == ["site-2"] and communicator.get_client_disconnect_time("site-2")
+    server.guard._heard["site-2"] = time.monotonic()
+    server.start_round(2)
+    assert server.state["lost"] == {} and server.failure is None
+    assert server.state["gaps"] == [{"site": "site-2", "from": 0, "back": 2}]
+    assert communicator.get_client_disconnect_time("site-2") is None, "or the round would not wait for it"
+
+
+def test_a_site_whose_process_is_gone_is_lost_before_flare_goes_on(make_server: Callable[..., Server]) -> None:
+    """FLARE closes the round without it right after this event."""
+    for min_sites, failure in ((1, None), (None, f"site-2: {PROCESS_ENDED}")):
+        server = make_server(kind=ServerPulse, min_sites=min_sites)
+        fl_ctx = server.context()
+        fl_ctx.set_prop(FLContextKey.DISCONNECTED_CLIENT_NAME, "site-2")
+        server.fire(EventType.CLIENT_DISCONNECTED, fl_ctx)
+        assert server.failure == failure and ("site-2" in server.state["lost"]) == (min_sites == 1)
+        server.fire(EventType.CLIENT_DISCONNECTED, fl_ctx)
+        assert server.failure == failure
+
+
+def _watch(server: Server, answers: Callable[[Sequence[str]], Sequence[str]], seconds: float) -> None:
+    """For so long, with sites that were served, and had answered once."""
+    server.guard._heard = dict.fromkeys(server.sites, time.monotonic())
+    server.ask(*server.sites)
+    server.asks = answers
+    time.sleep(seconds)
+
+
+def test_a_site_that_is_silent_is_lost_and_a_slow_answer_counts(
+    make_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "ASK_SECONDS", 0.01)
+    server = make_server(kind=ServerPulse, absent_seconds=0.6)
+    _watch(server, lambda sites: [site for site in sites if site == "site-1"], 2.0)
+    assert server.failure == f"site-2: {ServerPulse.loss}"
+
+
+def test_who_stood_still_itself_has_heard_nothing_and_says_nothing(
+    make_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's process, stopped while it waited for the answers."""
+    monkeypatch.setattr(pulse, "ASK_SECONDS", 0.01)
+    monkeypatch.setattr(pulse, "STOOD_SECONDS", 0.2)
+    server = make_server(kind=ServerPulse, absent_seconds=0.6)
+    stood: list[float] = []
+
+    def answer(sites: Sequence[str]) -> Sequence[str]:
+        if not stood:
+            stood.append(time.monotonic())
+            time.sleep(1.0)  # longer than a site may be silent, and than a question waits
+            return []
+        return sites
+
+    _watch(server, answer, 2.0)
+    assert stood and server.failure is None
+
+
+def test_a_killed_process_of_a_site_is_no_failure_of_the_job_for_flare(tmp_path: Path) -> None:
+    """FLARE asks this file first how the process ended, and would end the job for all sites."""
+    app_folder = tmp_path / "job" / "app_site-1"
+    app_folder.mkdir(parents=True)
+    site = SitePulse()
+    fl_ctx = FLContext()
+    fl_ctx.set_prop(FLContextKey.APP_ROOT, str(app_folder))
+    fl_ctx.put(ReservedKey.ENGINE, SimpleNamespace(register_aux_message_handler=lambda *args: None), True, False)
+    site.handle_event(EventType.START_RUN, fl_ctx)
+    handle = SimpleNamespace(poll=lambda: JobReturnCode.EXECUTION_ERROR)
+    code = get_return_code(handle, "job", str(tmp_path), logging.getLogger())
+    assert code == JobReturnCode.UNKNOWN and code not in REPORTABLE_JOB_FAILURES
+    site.handle_event(EventType.START_RUN, fl_ctx)
+    site.handle_event(EventType.END_RUN, fl_ctx)
+    assert get_return_code(handle, "job", str(tmp_path), logging.getLogger()) == JobReturnCode.EXECUTION_ERROR

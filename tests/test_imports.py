@@ -17,7 +17,7 @@ GUARDS = {f"_simulate.{path.stem}" for path in (ROOT / "tutorial_utils/_simulate
 # What travels to a site with a job, or is put into one by a runner.
 SHIPS = {"learner", "keep", "values", "metric", "evaluation", "filters", "tracking"}
 SHIPS |= ALGORITHMS - {"algorithms.registry"}
-SHIPS |= {*GUARDS, "_simulate.pace", "_deploy.pulse"}
+SHIPS |= {*GUARDS, "_simulate.pace", "_deploy.pulse", "_deploy.rejoin"}
 SHIPS |= {"ciphertexts", "dpsgd"}
 OPTIONAL = {"dpsgd": {"opacus"}}  # asked for when it is used, with a sentence where it is missing
 # The modules whose test file has another name than theirs.

@@ -390,3 +390,27 @@ def test_a_log_that_was_cut_is_read_as_far_as_it_goes(copy: Run) -> None:
     with (copy.workspace / "site-2" / "log.json").open("a", encoding="utf-8") as file:
         file.write('{"levelname": "ERROR", "mess')
     assert "KeyError: 'lr'" in first_line(copy, failure(RAISED, 8, 9))
+
+
+def test_a_gap_is_no_lack_and_what_is_outside_of_it_is(copy: Run) -> None:
+    """A site that was lost in a round and came back in a later one owes the others."""
+    drop_a_site(copy)
+    state = json.loads(guard_file(copy, "state.json").read_text())
+    for site, since, back, lack in (
+        ("site-2", 1, 2, None),
+        ("site-2", None, 2, None),
+        ("site-2", 0, 1, "round 1 has no result of site-2"),
+        ("site-1", 1, 2, "round 1 has no result of site-2"),
+    ):
+        state["gaps"] = [{"site": site, "from": since, "back": back}]
+        guard_file(copy, "state.json").write_text(json.dumps(state))
+        assert find_lack(copy, ASKED) == lack
+
+
+def test_a_site_that_sends_no_log_fails_as_another_one_that_does(copy: Run) -> None:
+    """Before its first task: both could not build the learner, say."""
+    state = json.loads(guard_file(copy, "state.json").read_text())
+    guard_file(copy, "state.json").write_text(json.dumps(state | {"served": [], "round": None}))
+    assert first_line(copy, failure(PROCESS_ENDED, 8, 9)) == f"site-2 failed before its first task: {PROCESS_ENDED}."
+    log_error(copy, "site-1", trace_of(KeyError("lr")), 8)
+    assert first_line(copy, failure(PROCESS_ENDED, 8, 9)) == "site-1 failed before its first task: KeyError: 'lr'."

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SIMULATOR_CODES = (0, 2)  # that the simulator ends with by itself once it has begun; they prove nothing
 SIMULATOR_SETTINGS = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "0", "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "1"}
 LOG = "log.json"  # in the workspace of each participant: one JSON object a line
+ASKED_TOO_EARLY = "'NoneType' object has no attribute 'get_widget'"  # show_stats of a job that begins or ends (2.9.0)
 LOG_TIME = "%Y-%m-%d %H:%M:%S,%f"  # of this machine's clock
 KNOWN_CLASSES = DEFAULT_CLASS_ALLOW_LIST  # that a site builds for a job that brings no code, as its kit comes
 SERVER, EVERYBODY = "server", "@ALL"  # in a deploy_map
@@ -103,13 +104,22 @@ def read_errors(log: Path) -> Iterator[tuple[float, str]]:
             record = json.loads(line)
         except ValueError:  # the last line of a process that was killed while it wrote
             continue
-        if isinstance(record, dict) and record.get("levelname") in ("ERROR", "CRITICAL"):
-            yield _seconds(record.get("asctime")), str(record.get("message", "")).strip()
+        if not isinstance(record, dict) or record.get("levelname") not in ("ERROR", "CRITICAL"):
+            continue
+        if ASKED_TOO_EARLY not in (text := str(record.get("message", "")).strip()):
+            yield _seconds(record.get("asctime")), text
 
 
 def silence(session: Session, tell: Callable[[str], object]) -> None:
     """A Session of nvflare.fuel.flare_api prints "Connecting to FLARE ..." at each login: to `tell` instead."""
     session.api._print_hci = tell
+
+
+def cut_connections(session: Session) -> None:
+    """Close what a Session's cell has of connections to its server (nvflare 2.9.0: in the drivers of its cell)."""
+    if cell := session.api.cell:
+        for connector in list(cell.core_cell.communicator.conn_manager.connectors.values()):
+            connector.driver.close_all()
 
 
 def _seconds(stamp: object) -> float:

@@ -18,6 +18,7 @@ from nvflare.job_config.api import FedJob
 
 from tutorial_utils._deploy.apps import Review, look_through
 from tutorial_utils._deploy.federation import Federation, place
+from tutorial_utils._deploy.heartbeat import Heartbeat
 from tutorial_utils._deploy.kits import check_path, find_data, give_data, make_kits, names_in, read_project
 from tutorial_utils._deploy.local import LocalFederation
 from tutorial_utils._deploy.poc import run_in_poc
@@ -31,6 +32,7 @@ __all__ = [
     "DeployedRunError",
     "DeploymentError",
     "Federation",
+    "Heartbeat",
     "LocalFederation",
     "Review",
     "connect",
@@ -48,6 +50,7 @@ def provision(
     runs: str | Path = "runs",
     name: str | None = None,
     encrypted: bool = False,
+    heartbeat: Heartbeat | None = None,
 ) -> LocalFederation:
     """Make the startup kits of a project with `nvflare provision`, and a machine of each: nothing runs yet.
 
@@ -61,6 +64,8 @@ def provision(
         sites: the names of the sites, or their number, in place of the project file's.
         name: of the folder, the project file's name by default.
         encrypted: put keys into the kits, which a job of tutorial_utils.encrypt needs; TenSEAL must be there.
+        heartbeat: how often a site shows that it lives, and after how long a silence it is lost; Heartbeat() by
+            default. The kits carry it.
 
     Raises: DeploymentError for a project or data that cannot work, TutorialError for a name that FLARE cannot take.
     """
@@ -71,7 +76,7 @@ def provision(
     check_path(Path(runs).resolve())
     folder = fresh_folder(Path(runs).resolve(), name or Path(project).stem)
     try:
-        kits = make_kits(Path(project), folder, names, encrypted)
+        kits = make_kits(Path(project), folder, names, encrypted, heartbeat)
         return LocalFederation(kits, give_data(kits, folders), folder)
     except BaseException:
         shutil.rmtree(folder)

@@ -6,13 +6,13 @@ import contextlib
 import json
 import logging
 import shutil
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nvflare.fuel.flare_api.api_spec import (
+    AuthenticationError,
     AuthorizationError,
     InternalError,
     InvalidTarget,
@@ -28,6 +28,7 @@ from nvflare.fuel.utils.job_secret_scanner import warn_on_potential_secrets_in_j
 
 from tutorial_utils import _flare
 from tutorial_utils._deploy.pulse import GROUP
+from tutorial_utils._deploy.reach import answers, leave
 from tutorial_utils.errors import DeploymentError
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,10 @@ T = TypeVar("T")
 
 class NotPermittedError(DeploymentError):
     """The server's rules do not let this admin do it."""
+
+
+class NoServerError(DeploymentError):
+    """The server cannot be reached, or does not answer."""
 
 
 class Admin:
@@ -60,26 +65,32 @@ class Admin:
             ) from error
         self.kit, self.user = kit.resolve(), settings["username"]
         self.address = settings["host"], settings["port"]
+        self._settings = settings
+        self.logins = 0  # one more than before: the server, or the way to it, was gone meanwhile
         self._session: Session | None = None
 
     def connect(self, limit: float, alive: Callable[[], str | None] = lambda: None) -> None:
         """Log in as soon as the server answers. `alive` may say why it never will."""
+        self.close()  # a session that nobody closes goes on trying for ever, and no process that holds it ends
         deadline = time.monotonic() + limit
-        while not self._answers():
+        while not answers(self._settings, self.kit / "startup"):
             if reason := alive():
                 raise DeploymentError(reason)
             if time.monotonic() > deadline:
-                raise DeploymentError(f"The server has not answered for {limit:.0f} s: is it up, and its port open?")
+                raise NoServerError(f"The server has not answered for {limit:.0f} s: is it up, and its port open?")
             time.sleep(ASK_AGAIN_SECONDS)
         while True:
             try:
                 self._session = self._log_in()
+                self.logins += 1
                 return
             except Exception as error:  # a port that answers is not yet a server that does
                 if reason := alive():
                     raise DeploymentError(reason) from error
                 if time.monotonic() > deadline:
-                    raise DeploymentError(f"The server does not let {self.user} in: {error}.") from error
+                    refused = isinstance(error, AuthenticationError | AuthorizationError)
+                    kind = DeploymentError if refused else NoServerError
+                    raise kind(f"The server does not let {self.user} in: {error}.") from error
                 time.sleep(ASK_AGAIN_SECONDS)
 
     def _log_in(self) -> Session:
@@ -88,17 +99,9 @@ class Admin:
         try:
             session.try_connect(LOGIN_SECONDS)
         except Exception:
-            with contextlib.suppress(Exception):  # half open perhaps
-                session.close()
+            leave(session)
             raise
         return session
-
-    def _answers(self) -> bool:
-        try:
-            socket.create_connection(self.address, timeout=1).close()
-        except OSError:
-            return False
-        return True
 
     def ask(self, question: Callable[[Session], T]) -> T:
         """Ask the server; log in again where it has ended the session (FLARE does after minutes without a word)."""
@@ -112,14 +115,13 @@ class Admin:
             except GONE as error:
                 self.close()
                 if last:
-                    raise DeploymentError(f"The server does not answer ({error}): is it up?") from error
+                    raise NoServerError(f"The server does not answer ({error}): is it up?") from error
         raise AssertionError  # the second turn returns or raises
 
     def close(self) -> None:
         session, self._session = self._session, None
         if session:
-            with contextlib.suppress(Exception):  # the server may be gone
-                session.close()
+            leave(session)
 
     def submit(self, folder: Path) -> str:
         """Submit the folder of a job, and return the server's name for it."""
@@ -134,6 +136,13 @@ class Admin:
     def sites(self) -> tuple[str, ...]:
         """The sites that are connected now; NotPermittedError for a lead of another org, by FLARE's own rules."""
         return tuple(sorted(site.name for site in self.ask(lambda session: session.get_system_info()).client_info))
+
+    def server_start(self) -> float | None:
+        """When the server was started, in seconds since 1970; None where its rules do not tell this admin."""
+        try:
+            return self.ask(lambda session: session.get_system_info()).server_info.start_time
+        except NotPermittedError:
+            return None
 
     def meta(self, job_id: str) -> dict[str, Any]:
         """What the server knows of a job: name, status, duration, and where it was sent."""

@@ -7,7 +7,6 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ from tutorial_utils._deploy.admin import Admin, NotPermittedError
 from tutorial_utils._deploy.apps import address, choose_sites
 from tutorial_utils._deploy.logs import bring_error_logs
 from tutorial_utils._deploy.names import safe_name
+from tutorial_utils._deploy.orphans import OrphanError, tell_of_orphan
 from tutorial_utils._deploy.result import judge, unpack
+from tutorial_utils._deploy.waiting import POLL_SECONDS, Lookout, has_ended, wait_for_end
 from tutorial_utils._simulate import guard
 from tutorial_utils._simulate.guard_files import write_json
 from tutorial_utils._simulate.job_folder import JobFolder, name_of, place_job
@@ -31,13 +32,10 @@ from tutorial_utils.simulate import fresh_folder
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.5
 LOGIN_SECONDS = 30.0
-SCHEDULE_SECONDS = 120.0  # FLARE's scheduler looks at a waiting job after 10, 20, 40 s again
 ABORT_SECONDS = 60.0
 RECORD = "deployed.json"  # in a Run's folder
 Resumable = Run | DeployedRunError | str | Path
-ENDED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
 
 
 class Federation:
@@ -116,9 +114,13 @@ class Federation:
 
     def abort(self, job_id: str) -> str:
         """End a job; return its status once the server says that it has ended."""
-        self.admin.meta(job_id)  # says so if there is no such job
-        self.admin.ask(lambda session: session.abort_job(job_id))
-        return self._wait_for_end(job_id, ABORT_SECONDS, lambda meta: None)["status"]
+        lookout = self._look_out(job_id)
+        try:
+            lookout.look()  # says so if there is no such job
+            self.admin.ask(lambda session: session.abort_job(job_id))
+            return wait_for_end(lookout, ABORT_SECONDS)["status"]
+        except OrphanError as orphan:
+            raise DeploymentError(f"{orphan.what}, and the job is gone: watch({job_id!r}) says what is left.") from None
 
     def progress(self, job_id: str) -> dict[str, Any]:
         """What a running job has done: phase, done (rounds), lost (sites); {} before it runs and after."""
@@ -126,18 +128,19 @@ class Federation:
 
     def wait_for_round(self, job_id: str, done: int, limit: float = 600.0) -> None:
         """Return when a job has finished so many rounds; DeploymentError if it ends before or `limit` s pass."""
-        deadline = time.monotonic() + limit
+        deadline, lookout = time.monotonic() + limit, self._look_out(job_id)
         while True:
-            now = self.progress(job_id).get("done", 0)
-            status = self.admin.meta(job_id)["status"]
-            ended = status.startswith(ENDED)
-            if ended:  # between two looks perhaps, and nobody is there any more to ask: look at what it left
-                now = self._count_rounds(job_id)
+            try:
+                meta, told = lookout.look(lambda meta: self.progress(job_id))
+            except OrphanError as orphan:
+                raise DeploymentError(f"{orphan.what}, and the job is gone: watch({job_id!r}) says more.") from None
+            ended = has_ended(meta)  # between two looks perhaps, and nobody is there any more to ask: see what it left
+            now = self._count_rounds(job_id) if ended else told.get("done", 0)
             if now >= done:
                 return
             if ended or time.monotonic() > deadline:
                 raise DeploymentError(
-                    f"The job has finished {now} of {done} rounds, it is {status}: watch() says more."
+                    f"The job has finished {now} of {done} rounds, it is {meta['status']}: watch() says more."
                 )
             time.sleep(POLL_SECONDS)
 
@@ -170,37 +173,25 @@ class Federation:
             name: of the Run's folder, the job's name by default.
 
         Raises:
-            DeployedRunError: unless every round, the global model and the cross-site matrix are there and whole.
-            DeploymentError: where the server is gone, does not start the job, or nothing happens any more.
+            DeployedRunError: unless every round, the global model and the cross-site matrix are there and whole; also
+                where the server was ended, or started again, and the job has gone with its processes.
+            DeploymentError: where the server is silent, does not start the job, or nothing happens any more.
         """
         try:
             with tqdm(total=self._rounds.get(job_id), desc="rounds", disable=not progress, leave=False) as bar:
-                meta = self._wait_for_end(job_id, stall_timeout, lambda meta: self._advance(bar, meta, job_id))
+                meta = wait_for_end(
+                    self._look_out(job_id), stall_timeout, lambda meta: self._advance(bar, meta, job_id)
+                )
         except KeyboardInterrupt:
             logger.warning("Stopped watching, the job goes on: watch(%r) watches again, abort() ends it.", job_id)
             raise
+        except OrphanError as orphan:
+            run = self._lay(job_id, name or safe_name(orphan.name))
+            raise tell_of_orphan(orphan, run, self._bring_from_server(job_id, run), job_id) from None
         return self._bring_home(job_id, meta, name or safe_name(meta["name"]))
 
-    def _wait_for_end(
-        self, job_id: str, limit: float | None, look: Callable[[dict[str, Any]], object]
-    ) -> dict[str, Any]:
-        """The job's meta once it has ended; `look` returns what must change within `limit` seconds."""
-        seen, since = None, time.monotonic()
-        while True:
-            meta = self.admin.meta(job_id)
-            if meta["status"].startswith(ENDED):
-                return meta
-            if (now := (meta["status"], look(meta))) != seen:
-                seen, since = now, time.monotonic()
-            quiet = time.monotonic() - since
-            if meta["status"] in ("SUBMITTED", "APPROVED") and quiet > SCHEDULE_SECONDS:
-                why = (meta.get("schedule_history") or ["no reason given"])[-1]
-                raise DeploymentError(f"The server has not started the job for {quiet:.0f} s: {why}.")
-            if limit is not None and quiet > limit:
-                raise DeploymentError(
-                    f"Nothing has happened for {quiet:.0f} s, the job is {meta['status']}: abort({job_id!r}) ends it."
-                )
-            time.sleep(POLL_SECONDS)
+    def _look_out(self, job_id: str) -> Lookout:
+        return Lookout(self.admin, job_id, self._server_ended)
 
     def _advance(self, bar: tqdm, meta: dict[str, Any], job_id: str) -> object:
         if meta["status"] != "RUNNING":
@@ -208,19 +199,32 @@ class Federation:
         told = self.progress(job_id)
         if told.get("done", 0) > bar.n:
             bar.update(told["done"] - bar.n)
-        if told.get("lost"):
-            bar.set_postfix_str(f"without {', '.join(told['lost'])}")
+        lost = told.get("lost")
+        bar.set_postfix_str(f"without {', '.join(lost)}" if lost else "")  # a lost site may come back
         return bar.n, told.get("phase")
 
     def _bring_home(self, job_id: str, meta: dict[str, Any], name: str) -> Run:
         """Lay what the server kept of a job as the simulator lays a run, and judge it."""
-        folder = fresh_folder(self.folder, name)
-        write_json(folder / RECORD, {"job_id": job_id})
+        folder = self._lay(job_id, name).folder
         run = unpack(self.admin.download(job_id, folder / "download"), folder, meta)
         shutil.rmtree(folder / "download")
         self._collect_site_logs(job_id, run)
         judge(run, meta["status"])
         return run
+
+    def _lay(self, job_id: str, name: str) -> Run:
+        """A fresh folder for what comes of a job, which bears the server's name for it."""
+        folder = fresh_folder(self.folder, name)
+        write_json(folder / RECORD, {"job_id": job_id})
+        return Run(folder, (), 0.0)
+
+    def _server_ended(self) -> bool:
+        """Has the server's process ended, as far as one can see from here?"""
+        return False
+
+    def _bring_from_server(self, job_id: str, run: Run) -> Run | None:
+        """What the server's machine holds of a job that ended with it; None: one has to ask there."""
+        return None
 
     def _collect_site_logs(self, job_id: str, run: Run) -> None:
         """The sites' logs stay with the sites, but for the errors that they have told the server."""

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from nvflare.lighter.utils import update_storage_locations
 
+from tutorial_utils._deploy import rejoin
+from tutorial_utils._deploy.heartbeat import Heartbeat
+from tutorial_utils._deploy.ports import free_port
+from tutorial_utils._deploy.rejoin import Rejoin
 from tutorial_utils._simulate.watch import PLAIN_PATH
 from tutorial_utils.errors import DeploymentError
 from tutorial_utils.folder import reason
 from tutorial_utils.sites import check_site_names
 
 MACHINES = "machines"
+REJOIN = "tutorial_rejoin"  # the name of rejoin.py in the server's local/custom, beside whatever else lies there
 KEYS = "nvflare.lighter.impl.he.HEBuilder"  # a secret key for all sites, and for the server what it needs to add
 SIGNATURE = "nvflare.lighter.impl.signature.SignatureBuilder"
-HEARTBEAT_TIMEOUT = 30  # seconds until the server takes a site that is silent off its list; FLARE's own is 600
 
 NOT_THE_REASON = ("Project yaml", "Hint:", "Code:")  # what else `nvflare provision` prints when it refuses
 
@@ -35,12 +38,14 @@ class Kits:
     Attributes:
         folder: the folder of their folders, each with startup/, local/ and transfer/.
         server, admin, sites: their names, which are in their certificates too.
+        heartbeat: how soon they miss each other.
     """
 
     folder: Path
     server: str
     admin: str
     sites: tuple[str, ...]
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
 
 def check_path(folder: Path) -> None:
@@ -50,13 +55,6 @@ def check_path(folder: Path) -> None:
             f"FLARE starts its processes by commands that it splits at spaces, and {folder} has a space or the like: "
             "name another folder with runs=."
         )
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as place:
-        place.bind(("localhost", 0))
-        return place.getsockname()[1]
 
 
 def read_project(path: Path) -> dict[str, Any]:
@@ -107,15 +105,23 @@ def names_in(project: Mapping[str, Any], kind: str) -> list[str]:
     return [one["name"] for one in project["participants"] if one["type"] == kind]
 
 
-def make_kits(project_file: Path, folder: Path, sites: Sequence[str] = (), encrypted: bool = False) -> Kits:
+def make_kits(
+    project_file: Path,
+    folder: Path,
+    sites: Sequence[str] = (),
+    encrypted: bool = False,
+    heartbeat: Heartbeat | None = None,
+) -> Kits:
     """Run `nvflare provision`, and put each participant's startup kit into folder/machines."""
     project, copy = copy_project(project_file, folder, sites, encrypted)
     made = _provision(copy, project["name"], project_file)
     (server,), admins, clients = (names_in(project, kind) for kind in ("server", "admin", "client"))
     for name in (server, *admins, *clients):
         shutil.copytree(made / name, folder / MACHINES / name)
-    kits = Kits(folder / MACHINES, server, admin_of(project), tuple(clients))
-    _keep_storage_inside(kits.folder / kits.server)
+    kits = Kits(folder / MACHINES, server, admin_of(project), tuple(clients), heartbeat or Heartbeat())
+    _furnish(kits.folder / kits.server)
+    for name in (server, *clients):
+        kits.heartbeat.write(kits.folder / name)
     return kits
 
 
@@ -147,6 +153,8 @@ def add_kits(kits: Kits, newcomers: Sequence[Mapping[str, Any]]) -> Kits:
         raise
     for one in newcomers:
         shutil.copytree(made / one["name"], kits.folder / one["name"])
+    for name in clients:
+        kits.heartbeat.write(kits.folder / name)
     return replace(kits, sites=sites)
 
 
@@ -164,16 +172,23 @@ def _provision(project_file: Path, name: str, whose: object) -> Path:
     return max(made)
 
 
-def _keep_storage_inside(server: Path) -> None:
-    """FLARE's default for jobs, snapshots and logs that come in is a place under /tmp, for all servers of a machine."""
+def _furnish(server: Path) -> None:
+    """A server's own parts.
+
+    FLARE's default for jobs, snapshots and logs that come in is a place under /tmp, for all servers of a machine. And
+    rejoin.py, in local/custom, where FLARE looks for a machine's own classes.
+    """
     update_storage_locations(str(server / "local"), workspace=str(server / "storage"))
     path = server / "local" / "resources.json"
     resources = json.loads(path.read_text(encoding="utf-8"))
-    resources["servers"][0]["heart_beat_timeout"] = HEARTBEAT_TIMEOUT
     for part in resources["components"]:
         if part["id"] == "log_receiver":
             part["args"] = {"dest_dir": str(server / "storage" / "incoming")}
+    resources["components"].append({"id": REJOIN, "path": f"{REJOIN}.{Rejoin.__name__}", "args": {}})
     path.write_text(json.dumps(resources, indent=2), encoding="utf-8")
+    custom = server / "local" / "custom"
+    custom.mkdir(exist_ok=True)
+    shutil.copyfile(rejoin.__file__, custom / f"{REJOIN}.py")
 
 
 def find_data(sites: Sequence[str], datasets: Sequence[str | Path]) -> dict[str, Path]:

@@ -18,6 +18,8 @@ from tutorial_utils.results import Run
 
 DETAIL = re.compile(r"(?P<who>[^\s:]+): (?P<what>.+)", re.DOTALL)  # "site-1: OK", and lines of other kinds among them
 NOT_PERMITTED = "BYOC not permitted"
+BROKEN = ("FINISHED:EXECUTION_EXCEPTION", "FINISHED:ABNORMAL")  # FLARE's status where the server's process is killed
+KILLED = "the server's process of the job ended (killed, out of memory, or it left by itself)"
 
 
 def sites_of(meta: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -80,6 +82,8 @@ def judge(run: Run, status: str) -> None:
             lack = str(error)
         if lack is None and run.state.get("phase") == "ended":
             return  # whatever the status is: it is no COMPLETED where a site was lost on purpose
+        if status in BROKEN and run.state.get("phase", "ended") != "ended":
+            failure = {"reason": KILLED, "site": None}
     error = explain(run, failure, f"{lack or 'it did not come to its end'} (FLARE's status is {status})")
     lines = str(error).splitlines()
     site = (failure or {}).get("site")

@@ -47,6 +47,11 @@ class Kept:
         keeper.end_family(self.token)  # in case that the keeper itself was killed
 
 
-def start_kit(machine: Path, environment: Mapping[str, str]) -> Kept:
-    """Start a server or a site from its startup kit."""
-    return Kept([str(machine / "startup" / "sub_start.sh"), "--once"], machine / "console.txt", environment)
+def start_kit(machine: Path, environment: Mapping[str, str], inside: Sequence[str] = ()) -> Kept:
+    """Start a server or a site from its startup kit.
+
+    Args:
+        inside: a command that runs the command after it.
+    """
+    command = [*inside, str(machine / "startup" / "sub_start.sh"), "--once"]
+    return Kept(command, machine / "console.txt", environment)

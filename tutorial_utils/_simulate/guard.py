@@ -241,7 +241,7 @@ class ServerGuard(Widget):
                     self._lose(site)
             self._tell_of_lost()
 
-    def _lose(self, site: str, sites: int | None = None) -> None:
+    def _lose(self, site: str, sites: int | None = None, loss: str | None = None) -> None:
         """Note that a site is gone; end the run where too few are left of all the job's sites."""
         with self._lock, self._engine.new_context() as fl_ctx:
             if self._over.is_set():
@@ -250,7 +250,7 @@ class ServerGuard(Widget):
             lost = self._state["lost"] | {site: {"round": self._state["round"], "task": task}}
             everybody = sites or len(self.sites) or len(self._engine.get_clients())
             if self.min_sites is None or everybody - len(lost) < self.min_sites:
-                self._fail(self.loss, fl_ctx, site, task)
+                self._fail(loss or self.loss, fl_ctx, site, task)
             else:
                 self._set(lost=lost)
 

@@ -25,7 +25,9 @@ def find_earlier(resume_from: Run | TutorialError | str | Path) -> Run:
 
 def earlier_lines(earlier: Run) -> str:
     """FLARE's lines of the rounds that are kept: it writes a round's line before its model is safe."""
-    paths = (earlier.earlier_rounds_path, earlier.job_folder / "metrics" / "round_metrics.jsonl")
+    taken = sorted(earlier.job_folder.glob(f"app_*/{PLACE}/{LINES}"))  # as a server that ended has left them
+    first = taken if taken and not earlier.earlier_rounds_path.is_file() else [earlier.earlier_rounds_path]
+    paths = (*first, earlier.job_folder / "metrics" / "round_metrics.jsonl")
     kept = [line for path in paths for line in read_lines(path) if line["round"] < earlier.rounds_kept]
     return "".join(f"{json.dumps(line)}\n" for line in kept)
 

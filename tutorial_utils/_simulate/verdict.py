@@ -6,6 +6,7 @@ From FLARE's artifacts, its JSON logs and the guards' files; a return code prove
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ def find_lack(run: Run, asked: Asked) -> str | None:
 
 def _find_lack_of_rounds(run: Run, asked: Asked) -> str | None:
     """Every round has the answers that the job asks for; of sites that were lost, those before their loss."""
-    lost = run.state.get("lost", {})
     seen = {line["round"]: line["sites"] for line in read_lines(run.job_folder / FOLDER / ROUNDS)}
     told = any(site["metrics"] for sites in seen.values() for site in sites.values())
     took_part = {} if seen and not told else run.rounds.groupby("round")["site"].agg(set).to_dict()
@@ -44,7 +44,7 @@ def _find_lack_of_rounds(run: Run, asked: Asked) -> str | None:
         if asked.may_stop and number > max(took_part, default=asked.rounds.start):
             return None
         who = took_part.get(number, set())
-        expected = {site for site in run.sites if site not in lost or lost[site]["round"] > number}
+        expected = {site for site in run.sites if not _was_lost(run.state, site, number)}
         least = min(asked.answers or len(expected), len(expected))
         if least == len(expected) and expected - who:
             return f"round {number} has no result of {', '.join(sorted(expected - who))}"
@@ -52,6 +52,13 @@ def _find_lack_of_rounds(run: Run, asked: Asked) -> str | None:
             them = f"{len(who)} site{'s' * (len(who) > 1)} ({', '.join(sorted(who))})" if who else "no site"
             return f"round {number} has results of {them}, and the job asks for {least}"
     return None
+
+
+def _was_lost(state: Mapping[str, Any], site: str, number: int) -> bool:
+    """Was a site lost in this round, for good or until it came back? A loss before the first round has no number."""
+    gaps = [(gap["from"], gap["back"]) for gap in state.get("gaps", ()) if gap["site"] == site]
+    gaps += [(lost["round"], math.inf) for name, lost in state.get("lost", {}).items() if name == site]
+    return any((since or 0) <= number < back for since, back in gaps)
 
 
 def _find_fault_of_model(run: Run, asked: Asked) -> str | None:
@@ -117,7 +124,7 @@ def explain(run: Run, failure: Mapping[str, Any] | None, lack: str | None = None
     failure = failure or {}
     found = find_cause(run, failure)
     text = found.text if found else failure.get("reason") or lack
-    who = failure.get("site") or (found and found.who)
+    who = (found and found.who in run.sites and found.who) or failure.get("site") or (found and found.who)
     name = {None: "The run", "server": "The server"}.get(who, who)
     lines = [f"{name} failed{_when(run, who, failure.get('task'))}: {text}".rstrip(".") + "."]
     lines.append(f"Its files are in {run.folder}.")
