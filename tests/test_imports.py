@@ -31,6 +31,7 @@ TESTED_IN = {
     "ciphertexts": "test_encrypt",
     "attack_plots": "test_privacy",
     "errors": "test_verdict",
+    "round_metrics": "test_results",
     "evaluation": "test_build_job",
     "folder": "test_data",
     "job": "test_build_job",

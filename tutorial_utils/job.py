@@ -13,6 +13,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import tutorial_utils.versions  # noqa: F401  isort: skip  (it speaks before an import fails)
 import torch
 from nvflare.apis.executor import Executor
 from nvflare.apis.filter import Filter
@@ -21,7 +22,6 @@ from nvflare.app_common.abstract.aggregator import Aggregator
 from nvflare.app_common.abstract.model_learner import ModelLearner
 from nvflare.app_common.executors.model_learner_executor import ModelLearnerExecutor
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
-from nvflare.app_common.widgets.metrics_artifact_writer import MetricsArtifactWriter
 from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 from nvflare.app_common.widgets.validation_json_generator import ValidationJsonGenerator
 from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
@@ -42,6 +42,7 @@ from tutorial_utils.algorithms.registry import FedAvg
 from tutorial_utils.errors import JobError
 from tutorial_utils.evaluation import GivenModels
 from tutorial_utils.metric import Metric
+from tutorial_utils.round_metrics import MetricsArtifactWriter
 from tutorial_utils.sites import check_site_names
 
 TASKS = ["train", "validate", "submit_model"]  # what the server asks of a site
