@@ -27,6 +27,12 @@ HERE = Path(__file__).resolve().parent
 # The folder of dl/ and fl/: the job ships them by these names. By itself Python looks into fl/.
 sys.path[:] = [str(CODE), *(entry for entry in sys.path if Path(entry or ".").resolve() != HERE)]
 
+if __name__ == "__main__":
+    try:
+        import tutorial_utils.versions  # noqa: F401
+    except ImportError as error:  # FLARE does not fit, say: one sentence
+        sys.exit(str(error))
+
 from nvflare.job_config.script_runner import ScriptRunner
 
 from dl.train import Net
