@@ -1,4 +1,4 @@
-# make run · make test · make test-all · make lab · make notebooks · make site · make bench · make lint.  Options for the job:  make run ARGS="--sites 4 --rounds 10 --alpha iid"
+# make run · make test · make test-all · make lab · make notebooks · make site · make bench · make oldest · make canary · make lint.  Options for the job:  make run ARGS="--sites 4 --rounds 10 --alpha iid"
 PYTHON ?= python3
 BIN := .venv/bin
 
