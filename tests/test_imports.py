@@ -38,6 +38,7 @@ TESTED_IN = {
     "shares": "test_partition",
     "site_rows": "test_agree",
     "_flare": "test_job_folder",
+    "model_learner": "test_carry",
     **dict.fromkeys(GUARDS, "test_guard"),
     "_simulate.asked": "test_job_folder",
     "_simulate.cause": "test_verdict",
