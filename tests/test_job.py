@@ -18,8 +18,7 @@ from pyhocon import ConfigFactory
 
 from dl.train import Net
 from fl.by_hand import federated_averaging
-from fl.job import CLIENTS, build_job, main
-from tutorial_utils import round_metrics
+from fl.job import CLIENTS, build_job, job_template, main
 from tutorial_utils.data import Dataset
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.results import read_cross_site, read_model, sha256
@@ -100,12 +99,8 @@ def created(exported: Path, bare: dict[str, str], sites: list[Path], tmp_path: P
     )
     assert b"No module named 'tutorial_utils'" in absent.stderr
 
-    job, template = tmp_path / "job", tmp_path / "template"
-    shutil.copytree(ROOT / "code/fl/job_template", template)
-    if round_metrics.class_path() == round_metrics.OURS:  # FLARE 2.8: as a comment in the template says
-        server = template / "config_fed_server.conf"
-        server.write_text(server.read_text().replace(f'"{round_metrics.FLARES}"', f'"{round_metrics.OURS}"'))
-    create = [NVFLARE, "job", "create", "-j", job, "-w", template, "-force"]
+    job = tmp_path / "job"
+    create = [NVFLARE, "job", "create", "-j", job, "-w", job_template(tmp_path / "template"), "-force"]
     create += ["-sd", exported / "app/custom"]
     create += ["-f", "config_fed_client.conf", f"data={sites[0].parent}"]
     subprocess.run(create, check=True, capture_output=True, cwd=tmp_path, env=bare)
