@@ -104,7 +104,7 @@ def build_job(
 
 
 def job_template(folder: str | Path) -> Path:
-    """The template for `nvflare job create`, copied to a folder, with the writer of metrics that FLARE has."""
+    """Copy the template for `nvflare job create`, with the writer of metrics that this FLARE has."""
     copy = Path(shutil.copytree(PROJECT.with_name("job_template"), folder, dirs_exist_ok=True)).resolve()
     server = copy / "config_fed_server.conf"
     text = server.read_text(encoding="utf-8")
