@@ -1,4 +1,4 @@
-# make run · make test · make test-all · make lab · make notebooks · make site · make bench · make lint.  Options for the job:  make run ARGS="--sites 4 --rounds 10 --alpha iid"
+# make run · make test · make test-all · make lab · make notebooks · make site · make bench · make oldest · make canary · make lint.  Options for the job:  make run ARGS="--sites 4 --rounds 10 --alpha iid"
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -57,10 +57,37 @@ NO_GPU := No NVIDIA GPU is seen here: stop this (Ctrl-C) and say make .venv TORC
 	$(BIN)/python -m pip install $(INDEX) --requirement .venv/versions.txt --editable .
 	@touch $@
 
+# The fast suite on other versions, each in an environment of its own, made anew where this line's files changed.
+# oldest: the lower bounds of pyproject.toml with FLARE 2.8; then the learner alone with the oldest FLARE that it takes.
+OLDEST_FLARE := 2.8.3
+SUITE := -m pytest --nbmake -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+oldest: .venv-oldest/installed
+	.venv-oldest/bin/python tests/versions.py found
+	TUTORIAL_VERSIONS=.venv-oldest/versions.txt .venv-oldest/bin/python $(SUITE) $(ARGS)
+	.venv-oldest/bin/python -m pip install --quiet --upgrade --no-deps --target .venv-oldest/learner nvflare==2.4.0
+	PYTHONPATH="$(CURDIR)/.venv-oldest/learner" .venv-oldest/bin/python -m pytest tests/test_learner.py tests/test_drive.py
+
+.venv-oldest/installed: pyproject.toml tests/versions.py
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python tests/versions.py oldest $(OLDEST_FLARE) > .venv-oldest/versions.txt
+	.venv-oldest/bin/python -m pip install $(INDEX) --requirement .venv-oldest/versions.txt --editable .
+	@touch $@
+
+# canary: what environment.yml has, with nvflare, torch and numpy as new as pip finds them, pre-releases too. It looks
+# past pyproject's upper bound of nvflare, and fails where that has to move.
+canary:
+	$(PYTHON) -m venv .venv-canary
+	.venv-canary/bin/python tests/versions.py canary > .venv-canary/versions.txt
+	.venv-canary/bin/python -m pip install $(INDEX) --requirement .venv-canary/versions.txt
+	.venv-canary/bin/python -m pip install $(INDEX) --pre --upgrade --requirement .venv-canary/versions.txt nvflare torch torchvision numpy
+	.venv-canary/bin/python -m pip install --no-deps --editable .
+	.venv-canary/bin/python tests/versions.py found
+	TUTORIAL_VERSIONS=.venv-canary/versions.txt .venv-canary/bin/python $(SUITE) $(ARGS)
+
 # What only the web edition needs; its exact versions stand in environment.yml, too, as comments.
 .venv/site: .venv/installed environment.yml
 	sed -n 's/^ *# site: //p' environment.yml > .venv/site.txt
 	$(BIN)/python -m pip install --quiet --requirement .venv/site.txt
 	@touch $@
 
-.PHONY: run test test-all lab notebooks site test-site bench lint tenseal .venv
+.PHONY: run test test-all lab notebooks site test-site bench oldest canary lint tenseal .venv

@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl.job import build_job
 from tutorial_utils.data import Dataset, prepare
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.results import Run
 from tutorial_utils.settings import FAST
-from tutorial_utils.simulate import simulate
 
 torch.set_num_threads(1)
 
@@ -36,6 +34,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run(sites: list[Path], runs: Path) -> Run:
     """The running example, federated."""
+    from fl.job import build_job  # not above: the learner's own tests run with a FLARE that makes no job like these
+    from tutorial_utils.simulate import simulate
+
     job = build_job(sites[0].parent, rounds=FAST.rounds, training=FAST.training)
     return simulate(job, runs=runs, progress=False)
 

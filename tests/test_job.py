@@ -18,7 +18,7 @@ from pyhocon import ConfigFactory
 
 from dl.train import Net
 from fl.by_hand import federated_averaging
-from fl.job import CLIENTS, build_job, main
+from fl.job import CLIENTS, build_job, job_template, main
 from tutorial_utils.data import Dataset
 from tutorial_utils.partition import split_dataset
 from tutorial_utils.results import read_cross_site, read_model, sha256
@@ -100,7 +100,7 @@ def created(exported: Path, bare: dict[str, str], sites: list[Path], tmp_path: P
     assert b"No module named 'tutorial_utils'" in absent.stderr
 
     job = tmp_path / "job"
-    create = [NVFLARE, "job", "create", "-j", job, "-w", ROOT / "code/fl/job_template", "-force"]
+    create = [NVFLARE, "job", "create", "-j", job, "-w", job_template(tmp_path / "template"), "-force"]
     create += ["-sd", exported / "app/custom"]
     create += ["-f", "config_fed_client.conf", f"data={sites[0].parent}"]
     subprocess.run(create, check=True, capture_output=True, cwd=tmp_path, env=bare)

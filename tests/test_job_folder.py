@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from nvflare.app_common.filters.exclude_vars import ExcludeVars
 from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
-from nvflare.app_common.widgets.metrics_artifact_writer import MetricsArtifactWriter
 from nvflare.app_common.widgets.validation_json_generator import ValidationJsonGenerator
 from nvflare.app_common.workflows.cross_site_eval import CrossSiteEval
 from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
@@ -27,6 +26,7 @@ from tutorial_utils._flare import find_config, read_config
 from tutorial_utils._simulate.asked import Asked
 from tutorial_utils._simulate.job_folder import JobFolder, name_of, place_job
 from tutorial_utils.errors import JobError, TutorialError
+from tutorial_utils.round_metrics import MetricsArtifactWriter
 from tutorial_utils.simulate import fresh_folder
 
 CODE = Path(build_job.__code__.co_filename).parents[1]

@@ -22,7 +22,6 @@ from nvflare.apis.fl_context import FLContext, FLContextManager
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
-from nvflare.app_common.widgets.metrics_artifact_writer import MetricsArtifactWriter
 from nvflare.app_common.widgets.validation_json_generator import ValidationJsonGenerator
 
 from tutorial_utils import results
@@ -30,6 +29,7 @@ from tutorial_utils._simulate import guard
 from tutorial_utils.errors import ResultsError
 from tutorial_utils.metric import Metric
 from tutorial_utils.results import Run, mean_by_round, read_cross_site, read_rounds, sha256
+from tutorial_utils.round_metrics import MetricsArtifactWriter, RoundMetrics
 
 HOSPITALS = ("north", "hospital-10", "hospital-9")
 ROUNDS = "metrics/round_metrics.jsonl"
@@ -285,16 +285,31 @@ class Server:
         self.fire(AppEventType.VALIDATION_RESULT_RECEIVED, **told, **{AppConstants.VALIDATION_RESULT: result})
 
 
-@pytest.fixture
-def told(tmp_path: Path) -> pd.DataFrame:
+WRITERS = list(dict.fromkeys([MetricsArtifactWriter, RoundMetrics]))  # FLARE 2.8 has none: there ours stands alone
+
+
+@pytest.fixture(params=WRITERS, ids=lambda kind: kind.__name__)
+def told(request: pytest.FixtureRequest, tmp_path: Path) -> pd.DataFrame:
     """Round 0: a site that counted, one that made no step, one that cannot measure its only metric; round 1: nobody
     counted."""
-    server = Server(tmp_path, MetricsArtifactWriter())
+    server = Server(tmp_path, request.param())
     server.play_round(
         0, a=({"auc": 0.164, "loss": 2}, 31), b=({"auc": 0.1, "loss": math.inf}, 0), c=({"auc": math.nan}, 7)
     )
     server.play_round(1, a=({"auc": np.float32(0.5)}, None), b=({"auc": 0.7}, None))
     return read_rounds(tmp_path / ROUNDS)
+
+
+@pytest.mark.skipif(len(WRITERS) == 1, reason="FLARE 2.8 has no MetricsArtifactWriter to compare with")
+def test_what_is_written_where_flare_has_no_writer_is_what_its_own_writes(tmp_path: Path) -> None:
+    written = []
+    for kind in WRITERS:
+        server = Server(tmp_path / kind.__name__, kind())
+        server.play_round(0, a=({"auc": 0.5, "loss": 2, "ok": True, "word": "yes"}, 31), b=({"auc": math.inf}, 3))
+        server.play_round(1, a=({"auc": np.float32(0.25), "list": [1]}, np.int64(4)), b=({"auc": 0.1}, 0), c=({}, 5))
+        written.append([json.loads(line) for line in (tmp_path / kind.__name__ / ROUNDS).read_text().splitlines()])
+    wanted = [{name: record[name] for name in ("round", "sites", "skipped_metrics")} for record in written[0]]
+    assert written[1] == wanted and len(wanted) == 2
 
 
 def test_a_site_without_steps_weighs_nothing_as_in_flares_average(told: pd.DataFrame) -> None:

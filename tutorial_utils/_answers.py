@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
-from nvflare.app_common.abstract.model_learner import ModelLearner
 from nvflare.app_common.app_constant import ModelName
 from torch import nn
 
+from tutorial_utils.learner import ModelLearner
 from tutorial_utils.values import LearnerError, as_number, to_numpy
 
 Params = Mapping[str, Any]

@@ -16,7 +16,6 @@ import torch
 from nvflare.apis.executor import Executor
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_component import FLComponent
-from nvflare.app_common.abstract.model_learner import ModelLearner
 from nvflare.app_common.filters.convert_weights import ConvertWeights
 from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
 from nvflare.app_common.filters.svt_privacy import SVTPrivacy
@@ -29,7 +28,7 @@ from torch.nn.parameter import is_lazy
 from tutorial_utils.algorithms.registry import FedAvg
 from tutorial_utils.errors import JobError
 from tutorial_utils.filters import ClipAndNoise
-from tutorial_utils.learner import PTModelLearner, metric_of, settings_of
+from tutorial_utils.learner import ModelLearner, PTModelLearner, metric_of, settings_of
 from tutorial_utils.metric import Metric
 from tutorial_utils.values import LearnerError, match_names
 

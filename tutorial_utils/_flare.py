@@ -1,8 +1,9 @@
 """Every touch of a part of nvflare that its makers do not promise, where it runs on the reader's machine.
 
-Each line was read in nvflare 2.9.0. Where another version has it otherwise, this is the place to look, and the parts
-that must stand alone because they run in FLARE's own processes: what ships with a job (_simulate/guard.py, alive.py and
-pace.py, _deploy/pulse.py, algorithms/aggregator.py) and _simulate/start.py. There a comment names the version.
+Each line was read in nvflare 2.9.0, and runs with 2.8.3. Where another version has it otherwise, this is the place to
+look, and the parts that must stand alone because they run in FLARE's own processes: what ships with a job
+(_simulate/guard.py, alive.py and pace.py, _deploy/pulse.py, algorithms/aggregator.py) and _simulate/start.py. There a
+comment names the version.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import copy
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tutorial_utils.versions  # noqa: F401  isort: skip  (it speaks before an import fails)
 from nvflare.apis.filter import Filter
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.fuel.utils.class_loader import load_class
@@ -108,6 +111,14 @@ def read_errors(log: Path) -> Iterator[tuple[float, str]]:
             continue
         if ASKED_TOO_EARLY not in (text := str(record.get("message", "")).strip()):
             yield _seconds(record.get("asctime")), text
+
+
+def look_for_secrets(job: Path) -> None:
+    """FLARE 2.9 warns of what looks like a password in a job's folder; 2.8 does not look."""
+    with suppress(ModuleNotFoundError):
+        from nvflare.fuel.utils.job_secret_scanner import warn_on_potential_secrets_in_job_dir as look
+
+        look(str(job))
 
 
 def silence(session: Session, tell: Callable[[str], object]) -> None:

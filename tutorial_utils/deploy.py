@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import tutorial_utils.versions  # noqa: F401  isort: skip  (it speaks before an import fails)
 from nvflare.job_config.api import FedJob
 
 from tutorial_utils._deploy.apps import Review, look_through

@@ -19,12 +19,11 @@ from nvflare.apis.fl_context import FLContextManager
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
-from nvflare.app_common.abstract.model_learner import ModelLearner
 from nvflare.app_common.app_constant import AppConstants, ModelName, ValidateType
 from torch import nn
 
 from tutorial_utils._answers import Params, as_arrays, read_metrics, read_model, read_update, read_weight
-from tutorial_utils.learner import LearnerError, PTModelLearner, SiteAlgorithm, metric_of, settings_of
+from tutorial_utils.learner import LearnerError, ModelLearner, PTModelLearner, SiteAlgorithm, metric_of, settings_of
 
 if TYPE_CHECKING:
     from tutorial_utils.job import LearnerJob

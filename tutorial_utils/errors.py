@@ -17,6 +17,10 @@ class TutorialError(Exception):
     """A mistake that the reader can mend. Its text is one plain sentence that says how."""
 
 
+class VersionError(TutorialError, ImportError):
+    """The FLARE that is installed is not one that this works with; the text says which is, and what to type."""
+
+
 class DataError(TutorialError):
     """The data cannot be had, read or written; the text says what to do."""
 

@@ -13,15 +13,13 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import tutorial_utils.versions  # noqa: F401  isort: skip  (it speaks before an import fails)
 import torch
 from nvflare.apis.executor import Executor
 from nvflare.apis.filter import Filter
 from nvflare.apis.impl.controller import Controller
 from nvflare.app_common.abstract.aggregator import Aggregator
-from nvflare.app_common.abstract.model_learner import ModelLearner
-from nvflare.app_common.executors.model_learner_executor import ModelLearnerExecutor
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
-from nvflare.app_common.widgets.metrics_artifact_writer import MetricsArtifactWriter
 from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 from nvflare.app_common.widgets.validation_json_generator import ValidationJsonGenerator
 from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
@@ -41,8 +39,15 @@ from tutorial_utils.algorithms.aggregator import OrderedAggregator
 from tutorial_utils.algorithms.registry import FedAvg
 from tutorial_utils.errors import JobError
 from tutorial_utils.evaluation import GivenModels
+from tutorial_utils.learner import ModelLearner
 from tutorial_utils.metric import Metric
+from tutorial_utils.round_metrics import MetricsArtifactWriter
 from tutorial_utils.sites import check_site_names
+
+try:
+    from nvflare.app_common.executors.model_learner_executor import ModelLearnerExecutor
+except ModuleNotFoundError:  # FLARE has let go of it, and of ModelLearner
+    from tutorial_utils.model_learner import ModelLearnerExecutor
 
 TASKS = ["train", "validate", "submit_model"]  # what the server asks of a site
 FIRST_MODEL = "first_model.pt"

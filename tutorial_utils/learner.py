@@ -1,7 +1,7 @@
 """The federated half of a learner for any PyTorch script.
 
 This file ships with every job, so it imports torch, nvflare, and of the package only metric.py,
-values.py and keep.py, which ship with it.
+values.py and keep.py, which ship with it (and model_learner.py, where FLARE has no such class).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import torch
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLMetaKey, ReturnCode
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
-from nvflare.app_common.abstract.model_learner import ModelLearner
 from nvflare.app_common.app_constant import AppConstants, ModelName, ValidateType
 from torch import nn
 from torch.utils.data import DataLoader
@@ -28,6 +27,11 @@ from torch.utils.data import DataLoader
 from tutorial_utils.keep import BestModel, SiteState
 from tutorial_utils.metric import Metric
 from tutorial_utils.values import LearnerError, as_number, match_names, plain, to_numpy
+
+try:
+    from nvflare.app_common.abstract.model_learner import ModelLearner
+except ModuleNotFoundError:  # FLARE has let go of it
+    from tutorial_utils.model_learner import ModelLearner
 
 OF_THE_SERVER = "SRV_"  # FLARE's CrossSiteModelEval (nvflare 2.9.0) writes it before the names of the server's models
 
@@ -247,8 +251,7 @@ class PTModelLearner(ModelLearner):
         """Write down what the next round needs: the learner's state, and the weights that stay here."""
         kept, local = SiteState(self.app_root), self._local(self.net.state_dict())
         if self.state or local or kept.load(before=None):  # a state that was emptied is one too
-            state = {name: plain(value, name) for name, value in self.state.items()}
-            kept.save(self.current_round or 0, state, local)
+            kept.save(self.current_round or 0, {name: plain(value, name) for name, value in self.state.items()}, local)
 
     def _score(self, split: str) -> dict[str, float]:
         """`local_validate`, seeded, as plain numbers, the one that decides among them."""
@@ -270,9 +273,7 @@ class PTModelLearner(ModelLearner):
         """Steps and weight in what local_train returned; the weight is the steps unless it says otherwise."""
         trained = self._batches if trained is None else trained
         if trained is None:
-            raise LearnerError(
-                "local_train() returned nothing: return the steps, or count them with self.watched(loader)."
-            )
+            raise LearnerError("local_train() returned nothing: return the steps, or count them with self.watched().")
         steps, weight = trained if isinstance(trained, tuple) and len(trained) == 2 else (trained, trained)
         steps, weight = as_number("the steps", steps), as_number("the weight", weight)
         if not (0 <= steps < math.inf and steps == int(steps) and 0 <= weight < math.inf):

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import tutorial_utils.versions  # noqa: F401  isort: skip  (it speaks before an import fails)
 from nvflare.job_config.api import FedJob
 
 from tutorial_utils._simulate.cards import deal_cards

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,12 @@ HERE = Path(__file__).resolve().parent
 # The folder of dl/ and fl/: the job ships them by these names. By itself Python looks into fl/.
 sys.path[:] = [str(CODE), *(entry for entry in sys.path if Path(entry or ".").resolve() != HERE)]
 
+if __name__ == "__main__":
+    try:
+        import tutorial_utils.versions  # noqa: F401
+    except ImportError as error:  # FLARE does not fit, say: one sentence
+        sys.exit(str(error))
+
 from nvflare.job_config.script_runner import ScriptRunner
 
 from dl.train import Net
@@ -34,6 +41,7 @@ from fl.by_hand import score
 from fl.executor import CIFAR10Executor
 from fl.model_learner import CIFAR10ModelLearner
 from tutorial_utils import job as general
+from tutorial_utils import round_metrics
 from tutorial_utils.algorithms.registry import ALGORITHMS, FedAvg
 from tutorial_utils.data import prepare, read_dataset
 from tutorial_utils.errors import TutorialError
@@ -93,6 +101,15 @@ def build_job(
         kind = CIFAR10Executor if client == "executor" else CIFAR10ModelLearner
         part = kind(str(data), **asdict(training))
     return general.build_job(part, net, sites=sites, rounds=rounds, name=name, **more)
+
+
+def job_template(folder: str | Path) -> Path:
+    """Copy the template for `nvflare job create`, with the writer of metrics that this FLARE has."""
+    copy = Path(shutil.copytree(PROJECT.with_name("job_template"), folder, dirs_exist_ok=True)).resolve()
+    server = copy / "config_fed_server.conf"
+    text = server.read_text(encoding="utf-8")
+    server.write_text(text.replace(round_metrics.FLARES, round_metrics.class_path()), encoding="utf-8")
+    return copy
 
 
 def script_args(data: str, training: Training) -> str:

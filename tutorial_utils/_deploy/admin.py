@@ -24,7 +24,6 @@ from nvflare.fuel.flare_api.api_spec import (
     TargetType,
 )
 from nvflare.fuel.flare_api.flare_api import Session
-from nvflare.fuel.utils.job_secret_scanner import warn_on_potential_secrets_in_job_dir
 
 from tutorial_utils import _flare
 from tutorial_utils._deploy.pulse import GROUP
@@ -125,7 +124,7 @@ class Admin:
 
     def submit(self, folder: Path) -> str:
         """Submit the folder of a job, and return the server's name for it."""
-        warn_on_potential_secrets_in_job_dir(str(folder))  # as FLARE's own environments do
+        _flare.look_for_secrets(folder)  # as FLARE's own environments do
         try:
             return self.ask(lambda session: session.submit_job(str(folder)))
         except DeploymentError:

@@ -16,7 +16,7 @@ from typing import Any
 
 from nvflare.job_config.api import FedJob
 
-from tutorial_utils import _flare
+from tutorial_utils import _flare, round_metrics
 from tutorial_utils._simulate import guard, guard_checks, guard_files, guard_processes, guard_site, pace
 from tutorial_utils._simulate.asked import Asked, read_asked
 from tutorial_utils.errors import JobError
@@ -29,7 +29,6 @@ SERVER_GUARD = "tutorial_utils._simulate.guard.ServerGuard"
 SITE_GUARD = "tutorial_utils._simulate.guard_site.SiteGuard"
 SERVER_PACE = "tutorial_utils._simulate.pace.ServerPace"
 SITE_PACE = "tutorial_utils._simulate.pace.SitePace"
-METRICS_WRITER = "nvflare.app_common.widgets.metrics_artifact_writer.MetricsArtifactWriter"
 JSON_GENERATOR = "nvflare.app_common.widgets.validation_json_generator.ValidationJsonGenerator"
 ENCRYPTION = "nvflare.app_opt.he."
 ENCRYPTOR = f"{ENCRYPTION}model_encryptor.HEModelEncryptor"
@@ -149,8 +148,12 @@ class JobFolder:
     def add_writers(self) -> None:
         """The parts that write what a Run reads, where the job (of an older FLARE, say) has none."""
         asked, parts = self.asked, {_flare.class_path(part) for part in self.server.get("components") or ()}
-        if asked.training is not None and METRICS_WRITER not in parts:
-            self._append(SERVER_CONFIG, "run_metrics_writer", METRICS_WRITER, {}, [self._server_folder])
+        writer = round_metrics.class_path()
+        if asked.training is not None and parts.isdisjoint({writer, round_metrics.OURS}):
+            self._append(SERVER_CONFIG, "run_metrics_writer", writer, {}, [self._server_folder])
+        if writer == round_metrics.OURS:  # FLARE 2.8 has none, and could not build that of a job which 2.9 wrote
+            self._drop(round_metrics.FLARES)
+            _ship(Path(round_metrics.__file__), self._server_folder.parent / "custom" / "tutorial_utils")
         if asked.evaluates and not asked.writes_matrix and JSON_GENERATOR not in parts:
             self._append(SERVER_CONFIG, "run_json_generator", JSON_GENERATOR, {}, [self._server_folder])
 
@@ -210,6 +213,12 @@ class JobFolder:
         for folder in sorted(self.path.glob("*/config")):
             if _flare.find_config(folder, _stem(config)):
                 yield folder
+
+    def _drop(self, path: str) -> None:
+        """Take a component of this class out of the server's part."""
+        content = _read(self._server_folder, SERVER_CONFIG)
+        content["components"] = [part for part in content["components"] if _flare.class_path(part) != path]
+        _write(self._server_folder, SERVER_CONFIG, content)
 
     def _append(self, config: str, name: str, path: str, args: Mapping[str, Any], folders: Sequence[Path]) -> None:
         for folder in folders:

@@ -49,7 +49,7 @@ class ScaffoldSite(SiteAlgorithm):
             self.helper = PTScaffoldHelper()
             self.helper.init(learner.net)
         kept = learner.local_names()
-        shared = {name: value for name, value in params[CONTROLS].data.items() if name not in kept}
+        shared = {name: torch.as_tensor(value) for name, value in params[CONTROLS].data.items() if name not in kept}
         self.helper.load_global_controls(shared)
         return params[WEIGHTS].data
 
