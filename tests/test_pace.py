@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from types import SimpleNamespace
@@ -245,6 +246,20 @@ def test_a_site_s_port_is_kept_for_its_process() -> None:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port still rests from the talk above
         other.bind(("localhost", port))
     assert port not in later and [one.getsockname()[1] for one in kept] == later, "the oldest is let go"
+
+
+def test_sites_that_ask_for_their_ports_at_once_get_one_each() -> None:
+    """Seen once: three sites of eight had one port, and the run waited. FLARE asks in a thread for each site."""
+    kept: deque[socket.socket] = deque(maxlen=1000)
+    ready = threading.Barrier(8)
+
+    def ask_for_ports(site: int) -> list[int]:
+        ready.wait()
+        return [port for _ in range(20) for port in keep_ports(kept, 1)]
+
+    with ThreadPoolExecutor(8) as pool:
+        ports = [port for found in pool.map(ask_for_ports, range(8)) for port in found]
+    assert len(set(ports)) == len(ports) == 160
 
 
 def test_naps_are_short_and_the_simulator_uses_nothing_else_of_time() -> None:

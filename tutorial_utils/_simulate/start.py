@@ -55,11 +55,12 @@ def keep_ports(kept: deque[socket.socket], number: int) -> list[int]:
     A socket that is bound, and does not listen, keeps them. The site's process may listen there all the same, for it
     asks for SO_REUSEADDR as this does (Listener of Python's multiprocessing).
     """
-    for _ in range(number):
-        kept.append(socket.socket())
-        kept[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        kept[-1].bind(("", 0))
-    return [one.getsockname()[1] for one in list(kept)[-number:]]
+    taken = [socket.socket() for _ in range(number)]
+    for one in taken:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(("", 0))
+    kept.extend(taken)  # FLARE asks from a thread for each site, all at once: nothing but this touches what they share
+    return [one.getsockname()[1] for one in taken]
 
 
 def start_site(command: Sequence[str], **how: Any) -> subprocess.Popen:  # noqa: ANN401
