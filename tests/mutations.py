@@ -927,10 +927,10 @@ WHAT_A_FEDERATION_BEARS = [
     ),
     Mutation(
         "O12",
-        "a silent server is waited for without end",
+        "a server that has ended is waited for, and one that is silent is not",
         f"{DEPLOY}/waiting.py",
-        "> SILENT_SECONDS:",
-        "> 1e9:",
+        "if self._server_ended():",
+        "if not self._server_ended():",
         at("deploy", "test_a_silent_server_is_borne_for_a_while"),
     ),
     Mutation(

@@ -234,6 +234,12 @@ def test_a_killed_process_of_the_server_is_named_and_what_we_asked_it_is_no_caus
     assert str(caught.value).startswith("The run failed in round 3: the server's process of the job ended (killed, out")
     with pytest.raises(DeployedRunError, match=r"The run failed in round 3: .*FLARE's status is FINISHED:COMPLETED"):
         judge(run, "FINISHED:COMPLETED")
+    (run.job_folder / "guard/state.json").write_text(json.dumps(state | {"served": ["hospital-a"]}))
+    (run.workspace / "hospital-b").mkdir()
+    record["message"] = "Traceback (most recent call last):\n  File x\nKeyError: 'lr'"
+    (run.workspace / "hospital-b/log.json").write_text(json.dumps(record))
+    with pytest.raises(DeployedRunError, match="hospital-b failed before its first task: KeyError: 'lr'"):
+        judge(run, "FINISHED:ABNORMAL")  # FLARE has ended the server's process for that
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_with_min_sites_it_takes_part_again_when_the_line_is_back(
         federation.watch(job_id, progress=False)
     run = caught.value.run
     (gap,) = run.state["gaps"]
-    assert gap["site"] == "far" and set(run.missing[gap["back"] - 1]) == {"far"}
+    assert gap["site"] == "far" and set(run.missing[gap["from"] + 1]) == {"far"}
     took_part = run.rounds[run.rounds["round"] == gap["back"] + 1]["site"]
     assert set(took_part) == set(SITES)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tutorial_utils._deploy.names import safe_name
+from tutorial_utils._simulate.cause import find_at_waiting
 from tutorial_utils._simulate.job_folder import JobFolder
 from tutorial_utils._simulate.resume import lines_taken_along
 from tutorial_utils._simulate.verdict import explain, find_lack, safe_rounds
@@ -82,7 +83,7 @@ def judge(run: Run, status: str) -> None:
             lack = str(error)
         if lack is None and run.state.get("phase") == "ended":
             return  # whatever the status is: it is no COMPLETED where a site was lost on purpose
-        if status in BROKEN and run.state.get("phase", "ended") != "ended":
+        if status in BROKEN and run.state.get("phase", "ended") != "ended" and not find_at_waiting(run):
             failure = {"reason": KILLED, "site": None}
     error = explain(run, failure, f"{lack or 'it did not come to its end'} (FLARE's status is {status})")
     lines = str(error).splitlines()

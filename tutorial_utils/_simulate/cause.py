@@ -72,7 +72,7 @@ def _find_at_site(run: Run, site: str, reason: str, failure: Mapping[str, Any]) 
     if reason != PROCESS_ENDED:
         return None  # the server knows: what the site wrote follows from the end of the run
     if not began:
-        return found if found and found.traceback else find_printed(run) or found or _find_at_waiting(run)
+        return found if found and found.traceback else find_printed(run) or found or find_at_waiting(run)
     if found and found.traceback and found.time >= until - RECENT_SECONDS:
         return found
     if printed := find_printed(run, crash_only=True):
@@ -82,13 +82,13 @@ def _find_at_site(run: Run, site: str, reason: str, failure: Mapping[str, Any]) 
 
 def _find_anywhere(run: Run) -> Cause | None:
     """Where no failure was seen: what kept a site, or the server, from beginning."""
-    at_site, at_server = _find_at_waiting(run), find_in_log(run, "server")
+    at_site, at_server = find_at_waiting(run), find_in_log(run, "server")
     if at_site:
         return at_site
     return at_server if at_server and at_server.traceback else find_printed(run) or at_server
 
 
-def _find_at_waiting(run: Run) -> Cause | None:
+def find_at_waiting(run: Run) -> Cause | None:
     """The first error of the sites that have not begun: one of them may send no log, and another the same error."""
     waiting = [site for site in run.sites if site not in run.state.get("served", [])]
     found = [cause for site in waiting if (cause := find_in_log(run, site)) and cause.traceback]
