@@ -27,7 +27,6 @@ NOT_WITH_2_8 = {  # by the end of a test's id, or a part of it
     **{f"{KEEPS}[scaffold-{net}Learner]": SCAFFOLD for net in ("Buffer", "Double", "Brain", "HomeNorm", "HomeLine")},
     **{f"{ALONE}[{net}Learner-scaffold]": SCAFFOLD for net in ("Double", "HomeLine")},
     "makes_no_step_counts_for_nothing[scaffold]": SCAFFOLD,
-    "do_what_the_paper_says_in_any_order_of_arrival[scaffold]": SCAFFOLD,
 }
 
 
