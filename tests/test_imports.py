@@ -18,7 +18,7 @@ GUARDS = {f"_simulate.{path.stem}" for path in (ROOT / "tutorial_utils/_simulate
 SHIPS = {"learner", "keep", "values", "metric", "evaluation", "filters", "tracking"}
 SHIPS |= ALGORITHMS - {"algorithms.registry"}
 SHIPS |= {*GUARDS, "_simulate.pace", "_deploy.pulse", "_deploy.rejoin"}
-SHIPS |= {"ciphertexts", "dpsgd"}
+SHIPS |= {"ciphertexts", "dpsgd", "model_learner", "round_metrics"}
 OPTIONAL = {"dpsgd": {"opacus"}}  # asked for when it is used, with a sentence where it is missing
 # The modules whose test file has another name than theirs.
 TESTED_IN = {

@@ -140,21 +140,12 @@ def _imports(name: str, path: Path) -> Iterator[str]:
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """As ast.walk, without what never runs: under `if TYPE_CHECKING`, or in place of a part that FLARE has."""
+    """As ast.walk, without what stands under `if TYPE_CHECKING`, which never runs."""
     yield node
     test = getattr(node, "test", None)
     is_for_types = "TYPE_CHECKING" in (getattr(test, "id", None), getattr(test, "attr", None))
-    is_flares = isinstance(node, ast.Try) and all(_is_flares(one) for one in node.body)
-    children = node.orelse if is_for_types else node.body if is_flares else ast.iter_child_nodes(node)
-    for child in children:
+    for child in node.orelse if is_for_types else ast.iter_child_nodes(node):
         yield from _walk(child)
-
-
-def _is_flares(node: ast.stmt) -> bool:
-    """Is it an import from a module of FLARE's that this FLARE has, and that was imported?"""
-    return (
-        isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nvflare.") and node.module in sys.modules
-    )
 
 
 def _find(name: str, root: Path) -> Path | None:

@@ -12,6 +12,7 @@ import os
 import random
 import zlib
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from tutorial_utils.values import LearnerError, as_number, match_names, plain, t
 try:
     from nvflare.app_common.abstract.model_learner import ModelLearner
 except ModuleNotFoundError:  # FLARE has let go of it
-    from tutorial_utils.model_learner import ModelLearner
+    ModelLearner = import_module("tutorial_utils.model_learner").ModelLearner  # FedJob would ship what it can read
 
 OF_THE_SERVER = "SRV_"  # FLARE's CrossSiteModelEval (nvflare 2.9.0) writes it before the names of the server's models
 
@@ -161,9 +162,8 @@ class PTModelLearner(ModelLearner):
     def validate(self, model: FLModel) -> FLModel:
         """Score a model: on "valid" to choose the best global one, on "test" in cross-site evaluation."""
         before_training = self.get_shareable_header(AppConstants.VALIDATE_TYPE) == ValidateType.BEFORE_TRAIN_VALIDATE
-        owner = self.get_shareable_header(AppConstants.MODEL_OWNER)
         self.load_params(self.algorithm.receive(self, model.params))
-        if owner == self.site_name:  # its own best model comes home: with what stayed here
+        if self.get_shareable_header(AppConstants.MODEL_OWNER) == self.site_name:  # its own comes home: with the rest
             self.net.load_state_dict(self._local(BestModel(self.app_root, self.metric).load()["params"]), strict=False)
         return FLModel(metrics=self._score(self.valid_split if before_training else self.test_split))
 

@@ -82,7 +82,7 @@ class ScaffoldSite(SiteAlgorithm):
     ) -> None:
         """This site's new controls, and their change. A site that made no step keeps its old ones."""
         own, kept = self.helper.c_local, learner.local_names()
-        before = own.state_dict()
+        before = {name: value.clone() for name, value in own.state_dict().items()}  # 2.8 writes into these
         if len(rates) == 1:
             self.helper.terms_update(learner.net, *rates, *controls, received)
         elif rates or learner.count(trained)[0]:
