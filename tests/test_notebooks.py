@@ -33,7 +33,7 @@ LAST = ["Your turn", "What you have now", "In practice", "Next"]
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 WIDEST = 120  # characters of code that fit on the web page at 1280 pixels (test_site.py looks); ruff has it too
-SETUP = {"os.chdir", "sys.path.insert", "torch.set_num_threads"}  # all that an import cell may call
+SETUP = {"os.chdir", "sys.path.insert", "torch.set_num_threads", "needs_flare"}  # all that an import cell may call
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 every_figure = pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.name)
