@@ -116,6 +116,11 @@ def in_an_update(federation: LocalFederation, line: Line, job_id: str) -> None:
     wait_for(lambda: line.carried[FAR] > before + PART)
 
 
+def everybody_is_there(federation: LocalFederation) -> bool:
+    """The server strikes a site off that it has not heard of, and learns of it again by its next heartbeat."""
+    return federation.sites() == tuple(sorted(SITES))
+
+
 def workers(federation: LocalFederation, site: str) -> list[object]:
     """The site's processes of jobs."""
     family = list(keeper.family(federation._running[site].token))
@@ -169,11 +174,13 @@ def test_a_cut_for_good_ends_the_run_with_its_sentence(
     record_property("seconds", round(time.monotonic() - start, 1))
     line.join()
     wait_for(lambda: not workers(federation, "far"))  # its machine hears from the server that the job has ended
+    wait_for(lambda: everybody_is_there(federation))
 
 
 def test_with_min_sites_it_takes_part_again_when_the_line_is_back(
     federation: LocalFederation, line: Line, record_property: Callable[[str, object], None]
 ) -> None:
+    wait_for(lambda: everybody_is_there(federation))
     job_id = federation.submit(make_job(rounds=500), min_sites=1)
     federation.wait_for_round(job_id, 1)
     line.cut()
@@ -205,7 +212,7 @@ def test_a_blocked_port_is_named(
         federation.start_site("far", limit=15)
     record_property("seconds", round(time.monotonic() - start, 1))
     line.unblock(port)
-    wait_for(lambda: federation.sites() == tuple(sorted(SITES)))  # it has gone on trying
+    wait_for(lambda: everybody_is_there(federation))  # it has gone on trying
 
 
 def test_nothing_is_left(federation: LocalFederation) -> None:
