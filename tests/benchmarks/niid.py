@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from matplotlib import pyplot
 from measure import machine, markdown, say
 from torch.utils.data import TensorDataset
 
@@ -31,6 +31,7 @@ from niid_data import SITES, held_out, make_sites
 from niid_learner import NIIDLearner
 
 from dl.train import Net, evaluate
+from tutorial_utils import plots
 from tutorial_utils.algorithms.registry import FedAvg, FedProx, Scaffold
 from tutorial_utils.data import Dataset, prepare, read_dataset
 from tutorial_utils.job import build_job
@@ -38,6 +39,7 @@ from tutorial_utils.results import Run
 from tutorial_utils.simulate import simulate
 
 ROUNDS, EPOCHS = 50, 10
+X, METRIC = "averages made", NIIDLearner.metric
 KEPT = Path(__file__).with_name("niid.json")
 ALGORITHMS = {"FedAvg": FedAvg(), "FedProx": FedProx(mu=0.001), "SCAFFOLD": Scaffold()}  # mu as their table has it
 
@@ -120,15 +122,6 @@ THEIRS = {  # %, the paper's repository; Flower's re-run, its best round
 }
 
 
-LINES = {
-    ("IID", "FedAvg"): ("#000000", "solid"),
-    ("Dirichlet 0.5", "SCAFFOLD"): ("#009E73", "dashdot"),
-    ("Dirichlet 0.5", "FedProx"): ("#D55E00", "dashed"),
-    ("Dirichlet 0.5", "FedAvg"): ("#0072B2", "solid"),
-    ("two labels a site", "FedAvg"): ("#CC79A7", "dotted"),
-}
-
-
 def draw(done: Sequence[dict[str, Any]], path: Path) -> str:
     """The table, as Markdown; the curves go to `path`."""
     rows = []
@@ -137,17 +130,28 @@ def draw(done: Sequence[dict[str, Any]], path: Path) -> str:
         if ours:
             last, best = (tell([100 * pick(one) for one in ours]) for pick in (lambda one: one[-1], max))
             rows.append((split, algorithm, str(len(ours)), last, best, *theirs))
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    for (split, algorithm), (colour, dashes) in LINES.items():
-        for k, one in enumerate(o for o in done if (o["split"], o["algorithm"]) == (split, algorithm)):
-            label = None if k else f"{split}, {algorithm}"
-            axes.plot([100 * value for value in one["accuracy"]], color=colour, linestyle=dashes, label=label, lw=1.4)
-    axes.set(xlabel="Averages made (rounds of ten local epochs)", ylabel="Accuracy, % of the held-out images")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=9, loc="lower right")
-    figure.savefig(path, dpi=130)
+    path.write_bytes(draw_curves(done).png())
     head = ("split", "algorithm", "seeds", "ours, last round", "ours, best round", "paper", "Flower, best round")
     return markdown(head, rows)
+
+
+def draw_curves(done: Sequence[dict[str, Any]]) -> plots.TutorialFigure:
+    """Accuracy on the held-out images by averages made, seeds as a band.
+
+    The algorithms are those at Dirichlet 0.5; a line of another split, which FedAvg alone has, bears the split's name.
+    """
+    names = {"Dirichlet 0.5": None, "two labels a site": "two labels"}
+    rows = [
+        {
+            "model": names.get(one["split"], one["split"]) or one["algorithm"],
+            "seed": one["seed"],
+            X: made,
+            METRIC.name: accuracy,
+        }
+        for one in done
+        for made, accuracy in enumerate(one["accuracy"])
+    ]
+    return plots.compare(pd.DataFrame(rows), done[0]["data"], done[0]["images"], X, "held-out images", METRIC)
 
 
 def tell(values: Sequence[float]) -> str:
