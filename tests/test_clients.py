@@ -37,6 +37,7 @@ from fl.by_hand import federated_averaging
 from fl.executor import CIFAR10Executor
 from fl.job import CLIENTS, build_job, main
 from fl.recipe import build_recipe
+from tutorial_utils import round_metrics
 from tutorial_utils.errors import TutorialError
 from tutorial_utils.keep import BestModel
 from tutorial_utils.learner import LearnerError, round_seed, seed_everything, to_numpy
@@ -52,6 +53,7 @@ METRIC = Metric("accuracy")
 # A script that ends with an error does so in a thread.
 SCRIPT_ENDS = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 OURS = {f"tutorial_utils/{name}.py" for name in ("learner", "keep", "metric", "values")}
+WRITER = {"tutorial_utils/round_metrics.py"} if round_metrics.class_path() == round_metrics.OURS else set()
 SHIPPED = {
     "learner": "fl/model_learner.py",
     "client-api": "fl/client_api.py",
@@ -159,7 +161,7 @@ def test_what_ships(client: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     job.export_job("jobs")
     custom = tmp_path / "jobs/job/app/custom"
     files = {str(path.relative_to(custom)) for path in custom.rglob("*.py")}
-    assert files == {"dl/train.py", "tutorial_utils/algorithms/aggregator.py", *OURS, SHIPPED[client]}
+    assert files == {"dl/train.py", "tutorial_utils/algorithms/aggregator.py", *OURS, *WRITER, SHIPPED[client]}
     for name in ("dl/train.py", SHIPPED[client]):
         assert (custom / name).read_text() == (ROOT / "code" / name).read_text()
     assert str(ROOT) not in (custom.parent / "config/config_fed_client.json").read_text()

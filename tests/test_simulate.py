@@ -264,6 +264,9 @@ def test_what_a_site_cannot_measure_is_an_empty_cell(odd: Run) -> None:
     blind = odd.rounds["site"] == "north"
     assert odd.rounds.loc[blind, "score"].isna().all() and odd.rounds.loc[~blind, "score"].notna().all()
     assert odd.cross_site.loc["north"].isna().all() and odd.cross_site.drop("north").notna().all(axis=None)
+
+
+def test_the_best_model_is_chosen_by_those_that_measure(odd: Run) -> None:
     assert odd.best_model is not None
 
 

@@ -136,7 +136,7 @@ def test_script_keeps_the_epoch_that_validation_chose(
     few = slice(0, 200)
     splits = {"train": (images[few], labels[few]), "valid": (images[few], (labels[few] + 1) % 10), "test": rest}
     made = write_dataset(tmp_path / "odd", splits, name="odd", classes=digits.classes, source="digits, valid is wrong")
-    run_main(monkeypatch, tmp_path, "--data", made.folder, "--epochs", 8, "--batch-size", 8, "--lr", 0.03)
+    run_main(monkeypatch, tmp_path, "--data", made.folder, "--epochs", 8, "--batch-size", 8, "--lr", 0.01)
     output = capsys.readouterr().out
     accuracies = printed(output)
     assert len(accuracies) == 8 and max(accuracies) > accuracies[-1], "the last epoch is not the best one"

@@ -96,6 +96,7 @@ def end(why: str) -> None:
 def adapt(runner: Any) -> None:  # noqa: ANN401
     """Put these in the places of what FLARE's module simulator_runner uses."""
     runner.subprocess = SimpleNamespace(Popen=start_site, TimeoutExpired=subprocess.TimeoutExpired)
+    runner.popen_in_new_session = partial(start_site, start_new_session=True)  # FLARE 2.8.3 starts a site by this
     runner.time = SimpleNamespace(time=time.time, sleep=nap)
     runner.get_open_ports = partial(keep_ports, deque(maxlen=KEPT_PORTS))
 
