@@ -196,7 +196,7 @@ def test_steps_and_weight_of_any_library(returned: object, steps: int, weight: f
 @pytest.mark.parametrize(
     ("returned", "said"),
     [
-        (None, "returned nothing: return the steps, or count them with self.watched"),
+        (None, "returned nothing: return the steps, or draw from self.watched(loader)"),
         (-1, "steps are a whole number, a weight is 0 or more"),
         (2.5, "steps are a whole number"),
         (math.nan, "steps are a whole number"),

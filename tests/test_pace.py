@@ -26,8 +26,10 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.private.fed.app.simulator import simulator_runner, simulator_worker
+from nvflare.private.fed.server.run_manager import RunManager
 from nvflare.private.fed.server.server_json_config import WorkFlow
 from nvflare.private.fed.server.server_runner import ServerRunner, ServerRunnerConfig
+from nvflare.private.fed.simulator.simulator_server import SimulatorRunManager
 
 from tutorial_utils._simulate import pace, site_process, start
 from tutorial_utils._simulate.pace import ASK_AGAIN, TOPIC, ServerPace, SitePace
@@ -228,6 +230,15 @@ def test_the_simulator_starts_a_site_s_process_by_way_of_ours() -> None:
         process = begin([sys.executable, "-m", "its.worker", "--help"], stdout=subprocess.PIPE, text=True)
         told = process.communicate(timeout=120)[0]
         assert process.returncode == 0 and "--simulator_root" in told and "usage: simulator_worker.py" in told
+
+
+def test_the_simulator_knows_its_job_s_meta() -> None:
+    """FLARE 2.8's gives nothing, and the thread that notices a dead site fails over it: notebook 09 stood still."""
+    assert SimulatorRunManager.__bases__ == (RunManager,)
+    of_2_8 = type("SimulatorRunManager", (RunManager,), {"create_job_processing_context_properties": lambda *_: {}})
+    for _ in range(2):
+        start.give_meta(of_2_8)
+        assert of_2_8.create_job_processing_context_properties is RunManager.create_job_processing_context_properties
 
 
 def test_a_site_s_port_is_kept_for_its_process() -> None:

@@ -32,7 +32,7 @@ from tutorial_utils.values import LearnerError, as_number, match_names, plain, t
 try:
     from nvflare.app_common.abstract.model_learner import ModelLearner
 except ModuleNotFoundError:  # FLARE has let go of it
-    ModelLearner = import_module("tutorial_utils.model_learner").ModelLearner  # FedJob would ship what it can read
+    ModelLearner = import_module("tutorial_utils.model_learner").ModelLearner  # FedJob ships what it sees imported
 
 OF_THE_SERVER = "SRV_"  # FLARE's CrossSiteModelEval (nvflare 2.9.0) writes it before the names of the server's models
 
@@ -273,7 +273,7 @@ class PTModelLearner(ModelLearner):
         """Steps and weight in what local_train returned; the weight is the steps unless it says otherwise."""
         trained = self._batches if trained is None else trained
         if trained is None:
-            raise LearnerError("local_train() returned nothing: return the steps, or count them with self.watched().")
+            raise LearnerError("local_train() returned nothing: return the steps, or draw from self.watched(loader).")
         steps, weight = trained if isinstance(trained, tuple) and len(trained) == 2 else (trained, trained)
         steps, weight = as_number("the steps", steps), as_number("the weight", weight)
         if not (0 <= steps < math.inf and steps == int(steps) and 0 <= weight < math.inf):

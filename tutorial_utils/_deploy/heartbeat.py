@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from tutorial_utils._deploy.ports import SIGNED
 from tutorial_utils.errors import DeploymentError
 
 STEP_SECONDS = 2.0  # a site's heartbeat sleeps in steps of two seconds; below one step it would never sleep
@@ -16,7 +17,6 @@ OUTCOME_SECONDS = 30.0  # at least, until the server ends a job whose site does 
 SCRIPT = "sub_start.sh"
 SHEBANG = "#!/usr/bin/env bash\n"
 SETTINGS = "--set secure_train=true"
-SIGNED = "signature.json"  # in the kits of an encrypted federation
 
 
 @dataclass(frozen=True)

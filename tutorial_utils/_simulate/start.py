@@ -8,6 +8,8 @@ The sites' processes are started by way of site_process.py. FLARE gives each the
 ago, where the process listens seconds later: until then another program, or another run, may have been given it, and
 FLARE talks to that. Here the number is kept (`keep_ports`). A site's process that ends before it has written a line is
 noticed by nobody, and the run would wait for it: the simulator ends instead, and the runner says so.
+FLARE 2.8's simulator does not read the job's meta.json, and the thread that notices a dead site fails for it: see
+`give_meta`.
 Where cards were dealt out (cards.py), each process is told its own. FLARE's option -gpu would run one site of a card at
 a time, and start a process anew for every task.
 
@@ -101,8 +103,16 @@ def adapt(runner: Any) -> None:  # noqa: ANN401
     runner.get_open_ports = partial(keep_ports, deque(maxlen=KEPT_PORTS))
 
 
+def give_meta(manager: type) -> None:
+    """Let the simulator's RunManager read the job's meta.json as every other does: in FLARE 2.8 it does not."""
+    if "create_job_processing_context_properties" in vars(manager):
+        del manager.create_job_processing_context_properties
+
+
 if __name__ == "__main__":
     from nvflare.private.fed.app.simulator import simulator_runner
+    from nvflare.private.fed.simulator.simulator_server import SimulatorRunManager
 
     adapt(simulator_runner)
+    give_meta(SimulatorRunManager)
     runpy.run_module("nvflare.private.fed.app.simulator.simulator", run_name="__main__", alter_sys=True)
