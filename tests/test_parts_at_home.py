@@ -149,7 +149,10 @@ def test_by_hand_it_is_what_the_papers_say(kind: type[Net], keep_local: list[str
         assert_near(made.at(site), state)
     first = kind(SEED).state_dict()
     moved = {name for name in first if not np.array_equal(made.shared[name], first[name])}
-    assert moved == {name for name in first if not any(fnmatch(name, pattern) for pattern in keep_local)}
+    shared = {name for name in first if not any(fnmatch(name, pattern) for pattern in keep_local)}
+    assert (
+        {name for name in shared if name.endswith("weight")} <= moved <= shared
+    )  # a bias before a BatchNorm need not move
     if keep_local:
         one, other = (made.own[folder.name] for folder in pair)
         assert any(not np.array_equal(one[name], other[name]) for name in one), "each site has its own"
