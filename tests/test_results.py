@@ -265,7 +265,7 @@ class Server:
         for part in self.parts:
             part.handle_event(event, self.fl_ctx)
 
-    def play_round(self, number: int, **sites: tuple[dict[str, object], float | None]) -> None:
+    def play_round(self, number: int, done: bool = True, **sites: tuple[dict[str, object], float | None]) -> None:
         self.fl_ctx.set_prop(AppConstants.CURRENT_ROUND, number, private=True, sticky=True)
         for site, (metrics, steps) in sites.items():
             meta = {MetaKey.INITIAL_METRICS: metrics}
@@ -276,8 +276,10 @@ class Server:
             peer.set_prop(FLContextKey.SHAREABLE, update, private=True)
             self.fl_ctx.set_peer_context(peer)
             self.fire(AppEventType.AFTER_CONTRIBUTION_ACCEPT, **{AppConstants.TRAINING_RESULT: update})
+        self.fire(AppEventType.BEFORE_AGGREGATION)
         mean = DXO(DataKind.WEIGHTS, data={"w": np.zeros(1)}).to_shareable()
-        self.fire(AppEventType.AFTER_AGGREGATION, **{AppConstants.AGGREGATION_RESULT: mean})
+        if done:
+            self.fire(AppEventType.AFTER_AGGREGATION, **{AppConstants.AGGREGATION_RESULT: mean})
 
     def score(self, site: str, model: str, metrics: dict[str, object]) -> None:
         result: Shareable = DXO(DataKind.METRICS, data=metrics).to_shareable()
@@ -310,6 +312,14 @@ def test_what_is_written_where_flare_has_no_writer_is_what_its_own_writes(tmp_pa
         written.append([json.loads(line) for line in (tmp_path / kind.__name__ / ROUNDS).read_text().splitlines()])
     wanted = [{name: record[name] for name in ("round", "sites", "skipped_metrics")} for record in written[0]]
     assert written[1] == wanted and len(wanted) == 2
+
+
+def test_a_round_is_written_where_a_workflow_tells_only_of_its_beginning(tmp_path: Path) -> None:
+    """As FLARE 2.8's FedAvg, which never says that an average is made."""
+    server = Server(tmp_path, RoundMetrics())
+    for number in range(2):
+        server.play_round(number, done=False, a=({"auc": number}, 3))
+    assert read_rounds(tmp_path / ROUNDS)["auc"].tolist() == [0, 1]
 
 
 def test_a_site_without_steps_weighs_nothing_as_in_flares_average(told: pd.DataFrame) -> None:

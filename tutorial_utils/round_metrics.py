@@ -21,6 +21,7 @@ from nvflare.widgets.widget import Widget
 
 FLARES = "nvflare.app_common.widgets.metrics_artifact_writer.MetricsArtifactWriter"
 OURS = "tutorial_utils.round_metrics.RoundMetrics"
+AGGREGATION = (AppEventType.BEFORE_AGGREGATION, AppEventType.AFTER_AGGREGATION)  # 2.8's FedAvg tells of the first alone
 FILE = "metrics/round_metrics.jsonl"  # below the job's folder at the server, as FLARE's own has it
 
 
@@ -42,7 +43,7 @@ class RoundMetrics(Widget):
         elif event_type == AppEventType.AFTER_CONTRIBUTION_ACCEPT:
             if fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED, True):
                 self._note(fl_ctx)
-        elif event_type == AppEventType.AFTER_AGGREGATION and (self._sites or self._skipped):
+        elif event_type in AGGREGATION and (self._sites or self._skipped):
             number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
             self._write(fl_ctx, {"round": number, "sites": self._sites, "skipped_metrics": self._skipped})
             self._sites, self._skipped = [], []
