@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -325,18 +325,23 @@ def test_a_server_that_stands_still_while_a_site_connects_costs_time_alone(sites
     """Swapped out, say. FLARE's own worker gives up after ten seconds, and ends the run."""
     folder = runs / "still"
 
-    def servers() -> list[psutil.Process]:
-        found = []
-        for one in marked():
+    def servers(among: Iterable[psutil.Process]) -> set[psutil.Process]:
+        found = set()
+        for one in among:
             with contextlib.suppress(psutil.Error, IndexError):  # one that ends while it is looked at
                 words = one.cmdline()
-                found += [one] if Path(words[1]).name == "start.py" and str(folder) in words[2] else []
+                found |= {one} if Path(words[1]).name == "start.py" and str(folder) in words[2] else set()
         return found
 
     def stop_the_server() -> None:
-        found = servers()
+        while not (begun := servers(marked())):  # before it is needed: a look takes longer than a site to connect
+            time.sleep(0.1)
         while not any("started to run" in path.read_text() for path in folder.rglob("site-1/log.txt")):
-            found = servers()  # before it is needed: a look takes longer than a site to connect
+            time.sleep(0.01)
+        found = set(begun)
+        for one in begun:
+            with contextlib.suppress(psutil.Error):
+                found |= servers(one.children(recursive=True))  # the server may have come since
         for sign, seconds in ((signal.SIGSTOP, 13), (signal.SIGCONT, 0)):
             for server in found:
                 with contextlib.suppress(psutil.NoSuchProcess):  # one that was there for a moment
