@@ -13,6 +13,7 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,32 +124,42 @@ THEIRS = {  # %, the paper's repository; Flower's re-run, its best round
 
 
 def draw(done: Sequence[dict[str, Any]], path: Path) -> str:
-    """The table, as Markdown; the curves go to `path`."""
+    """The table, as Markdown; the curves go to `path` (the splits) and, of the algorithms, to a file beside it."""
     rows = []
     for (split, algorithm), theirs in THEIRS.items():
         ours = [one["accuracy"] for one in done if (one["split"], one["algorithm"]) == (split, algorithm)]
         if ours:
             last, best = (tell([100 * pick(one) for one in ours]) for pick in (lambda one: one[-1], max))
             rows.append((split, algorithm, str(len(ours)), last, best, *theirs))
-    path.write_bytes(draw_curves(done).png())
+    draw_splits(done, path)
+    draw_algorithms(done, path.with_stem(f"{path.stem}_algorithms"))
     head = ("split", "algorithm", "seeds", "ours, last round", "ours, best round", "paper", "Flower, best round")
     return markdown(head, rows)
 
 
-def draw_curves(done: Sequence[dict[str, Any]]) -> plots.TutorialFigure:
-    """Accuracy on the held-out images by averages made, seeds as a band.
+def draw_splits(done: Sequence[dict[str, Any]], path: Path) -> None:
+    """FedAvg at seed 0, a line for each way of dealing the images."""
+    if first := [one for one in done if one["algorithm"] == "FedAvg" and one["seed"] == 0]:
+        path.write_bytes(draw_curves(first, [one["split"].replace(" a site", "") for one in first]).png())
 
-    The algorithms are those at Dirichlet 0.5; a line of another split, which FedAvg alone has, bears the split's name.
-    """
-    names = {"Dirichlet 0.5": None, "two labels a site": "two labels"}
+
+def draw_algorithms(done: Sequence[dict[str, Any]], path: Path) -> None:
+    """The algorithms at Dirichlet 0.5, each line with the number of its seeds: compare() counts those of all lines."""
+    if apart := [one for one in done if one["split"] == "Dirichlet 0.5"]:
+        seeds = Counter(one["algorithm"] for one in apart)
+        lines = {name: f"{name}, {count} {'seeds' if count > 1 else 'seed'}" for name, count in seeds.items()}
+        figure = draw_curves(apart, [lines[one["algorithm"]] for one in apart])
+        title = f"{apart[0]['data']}, Dirichlet 0.5: accuracy, mean and range of the seeds"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        figure.axes[0].set_ylim(bottom=0.6 * max(max(one["accuracy"]) for one in apart))  # where they differ
+        path.write_bytes(figure.png())
+
+
+def draw_curves(done: Sequence[dict[str, Any]], lines: Sequence[str]) -> plots.TutorialFigure:
+    """Accuracy on the held-out images by averages made; the runs of one name make one line, and its band."""
     rows = [
-        {
-            "model": names.get(one["split"], one["split"]) or one["algorithm"],
-            "seed": one["seed"],
-            X: made,
-            METRIC.name: accuracy,
-        }
-        for one in done
+        {"model": line, "seed": one["seed"], X: made, METRIC.name: accuracy}
+        for one, line in zip(done, lines, strict=True)
         for made, accuracy in enumerate(one["accuracy"])
     ]
     return plots.compare(pd.DataFrame(rows), done[0]["data"], done[0]["images"], X, "held-out images", METRIC)
