@@ -15,7 +15,15 @@ from torch.utils.data import TensorDataset
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))  # the benchmark's scripts import each other by name
 
 import niid
-from niid_data import draw_dirichlet, draw_iid, draw_two_labels, make_sites
+from niid_data import (
+    draw_as_flower,
+    draw_as_niid_bench,
+    draw_dirichlet,
+    draw_iid,
+    draw_two_labels,
+    make_sites,
+    skew,
+)
 from niid_learner import NIIDLearner, crop_and_flip
 
 from dl.train import Net, evaluate, load_data, make_loader, normalize
@@ -74,6 +82,35 @@ def test_a_draw_is_repeated_until_every_site_has_ten_images() -> None:
     for seed in range(20):
         shares = draw_dirichlet(np.full(10, 20), 10, np.random.default_rng(seed), alpha=0.2)
         assert (shares.sum(axis=0) * 20).min() >= 10
+
+
+def deal_as_they_do(rng: np.random.Generator | np.random.RandomState) -> np.ndarray:
+    """Images [classes, sites] by the published procedure: index by index, one class after the other."""
+    while True:
+        held = [[] for _ in range(10)]
+        found = np.zeros((10, 10), dtype=int)
+        for label in range(10):
+            places = np.arange(label * 5000, label * 5000 + 5000)
+            rng.shuffle(places)
+            drawn = rng.dirichlet(np.repeat(0.5, 10)) * [len(one) < 5000 for one in held]
+            ends = (np.cumsum(drawn / drawn.sum()) * 5000).astype(int)[:-1]
+            for site, part in enumerate(np.split(places, ends)):
+                held[site] += part.tolist()
+                found[label, site] = len(part)
+        if min(map(len, held)) >= 10:
+            return found
+
+
+def test_their_draws_come_again() -> None:
+    """Flower deals by seed 42 of numpy's new generator, NIID-Bench's program by seed 0 of its old one."""
+    for draw, rng in ((draw_as_flower, np.random.default_rng(42)), (draw_as_niid_bench, np.random.RandomState(0))):
+        assert np.abs(draw(COUNTS, 10, np.random.default_rng(7)) * 5000 - deal_as_they_do(rng)).max() <= 1
+
+
+def test_the_skew_of_a_draw_is_the_part_of_the_images_that_would_have_to_move() -> None:
+    assert skew(np.full((10, 10), 0.1)) == pytest.approx(0) and skew(np.eye(10)) == pytest.approx(0.9)
+    apart = np.array([[1.0, 0.0], [0.5, 0.5]])  # 3 : 1 images; 1/6 and 1/2 of them are too many of one class
+    assert skew(apart) == pytest.approx(0.75 / 6 + 0.25 / 2)
 
 
 def test_site_k_holds_label_k_and_one_more() -> None:

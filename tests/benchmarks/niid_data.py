@@ -15,22 +15,53 @@ from tutorial_utils.partition import assign
 
 SITES, LEAST = 10, 10  # images
 HELD_OUT = ("valid", "test")  # nobody trains on them
+THEIR_COUNTS = np.full(10, 5000)  # of each class; they keep no images back
 
 
 def draw_iid(counts: np.ndarray, sites: int, rng: np.random.Generator) -> np.ndarray:
     return np.full((len(counts), sites), 1 / sites)
 
 
-def draw_dirichlet(counts: np.ndarray, sites: int, rng: np.random.Generator, alpha: float = 0.5) -> np.ndarray:
-    """Dirichlet shares of each class; a site with an equal part already is passed over. Drawn until all have 10."""
+def draw_dirichlet(
+    counts: np.ndarray,
+    sites: int,
+    rng: np.random.Generator | np.random.RandomState,
+    alpha: float = 0.5,
+    shuffled: bool = False,
+) -> np.ndarray:
+    """Dirichlet shares of each class; a site with an equal part already is passed over. Drawn until all have 10.
+
+    `shuffled` spends random numbers on the order of each class's images first, as theirs do: so their draws come again.
+    """
     while True:
         shares, held = np.zeros((len(counts), sites)), np.zeros(sites)
         for label, count in enumerate(counts):
+            if shuffled:
+                rng.shuffle(np.arange(count))
             drawn = rng.dirichlet(np.full(sites, alpha)) * (held < counts.sum() / sites)
             shares[label] = drawn / drawn.sum()
             held += shares[label] * count
         if held.min() >= LEAST:
             return shares
+
+
+def draw_as_flower(counts: np.ndarray, sites: int, rng: np.random.Generator) -> np.ndarray:
+    """The one draw that all of Flower's figures at Dirichlet 0.5 are from, whatever `rng`: its dataset_seed is 42."""
+    return draw_dirichlet(THEIR_COUNTS, sites, np.random.default_rng(42), shuffled=True)
+
+
+def draw_as_niid_bench(counts: np.ndarray, sites: int, rng: np.random.Generator) -> np.ndarray:
+    """What NIID-Bench's program draws unless told otherwise, whatever `rng`: its init_seed is 0."""
+    return draw_dirichlet(THEIR_COUNTS, sites, np.random.RandomState(0), shuffled=True)
+
+
+def skew(shares: np.ndarray) -> float:
+    """What part of a site's images stands in the way of everyone's mix: 0 for sites alike, the mean over all images.
+
+    The total variation distance of the site's labels from everyone's; classes of equal size.
+    """
+    sizes = shares.sum(axis=0)
+    return float((np.abs(shares - sizes / len(shares)).sum(axis=0) / 2).sum() / sizes.sum())
 
 
 def draw_two_labels(counts: np.ndarray, sites: int, rng: np.random.Generator) -> np.ndarray:
@@ -43,7 +74,12 @@ def draw_two_labels(counts: np.ndarray, sites: int, rng: np.random.Generator) ->
     return held / held.sum(axis=1, keepdims=True)
 
 
-DRAWS = {"IID": draw_iid, "Dirichlet 0.5": draw_dirichlet, "two labels a site": draw_two_labels}
+DRAWS = {
+    "IID": draw_iid,
+    "Dirichlet 0.5": draw_dirichlet,
+    "Dirichlet 0.5 as Flower": draw_as_flower,
+    "two labels a site": draw_two_labels,
+}
 
 
 def make_sites(dataset: Dataset, split: str, seed: int, out: Path) -> list[Path]:
