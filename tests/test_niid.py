@@ -54,8 +54,9 @@ def turn(image: torch.Tensor, flip: int) -> torch.Tensor:
     return image.flip(2) if flip else image
 
 
-def test_the_learner_is_the_script_with_weight_decay_and_augmentation(sites: list[Path]) -> None:
-    learner = NIIDLearner(str(sites[0].parent), epochs=2, weight_decay=0.01)
+@pytest.mark.parametrize("from_zero", [False, True])
+def test_the_learner_is_the_script_with_weight_decay_and_augmentation(sites: list[Path], from_zero: bool) -> None:
+    learner = NIIDLearner(str(sites[0].parent), epochs=2, weight_decay=0.01, pixels_from_zero=from_zero)
     driven = drive(learner, Net(), site="site-1", rounds=1).params
 
     net = Net().to(memory_format=torch.channels_last)
@@ -64,7 +65,8 @@ def test_the_learner_is_the_script_with_weight_decay_and_augmentation(sites: lis
     for _ in range(2):
         for images, labels in loader:
             optimizer.zero_grad()
-            functional.cross_entropy(net(normalize(crop_and_flip(images, generator))), labels).backward()
+            pixels = normalize(crop_and_flip(images, generator))
+            functional.cross_entropy(net((pixels + 1) / 2 if from_zero else pixels), labels).backward()
             optimizer.step()
     assert sha256(driven) == sha256(net.state_dict())
 
