@@ -52,15 +52,15 @@ class Plan:
     split: str
     algorithm: str
     seed: int = 0  # of the draw, the first weights and the batches
+    from_zero: bool = False  # the pixels go from 0 to 1, as theirs; the script's from -1 to 1
 
     @property
-    def from_zero(self) -> bool:
-        """Whether the pixels go from 0 to 1, as theirs, or from -1 to 1, as the script's."""
-        return self.split.endswith("pixels from 0")
+    def title(self) -> str:
+        return f"{self.split}{', pixels from 0' * self.from_zero}"
 
     @property
     def key(self) -> str:
-        return re.sub(r"\W+", "-", f"{self.split}-{self.algorithm}-{self.seed}".replace(" a site", "")).lower()
+        return re.sub(r"\W+", "-", f"{self.title}-{self.algorithm}-{self.seed}".replace(" a site", "")).lower()
 
 
 PLANS = (
@@ -71,8 +71,8 @@ PLANS = (
     Plan("Dirichlet 0.5", "FedProx"),
     Plan("Dirichlet 0.5", "FedAvg", 1),
     Plan("Dirichlet 0.5", "FedAvg", 2),
-    Plan("Dirichlet 0.5, pixels from 0", "SCAFFOLD"),
-    Plan("Dirichlet 0.5 as Flower, pixels from 0", "SCAFFOLD"),
+    Plan("Dirichlet 0.5", "SCAFFOLD", from_zero=True),
+    Plan("Dirichlet 0.5 as Flower", "SCAFFOLD", from_zero=True),
 )
 
 
@@ -132,16 +132,18 @@ THEIRS = {  # %, the paper's repository; Flower's re-run, its best round
 }
 
 
-def draw(done: Sequence[dict[str, Any]], path: Path) -> str:
+def draw(done: dict[str, dict[str, Any]], path: Path) -> str:
     """The table, as Markdown; the curves go to `path` (the splits) and, of the algorithms, to a file beside it."""
     rows = []
-    for (split, algorithm), theirs in THEIRS.items():
-        ours = [one["accuracy"] for one in done if (one["split"], one["algorithm"]) == (split, algorithm)]
+    for (title, algorithm), theirs in THEIRS.items():
+        plans = {plan.key for plan in PLANS if (plan.title, plan.algorithm) == (title, algorithm)}
+        ours = [done[key]["accuracy"] for key in done if key in plans]
         if ours:
             last, best = (tell([100 * pick(one) for one in ours]) for pick in (lambda one: one[-1], max))
-            rows.append((split, algorithm, str(len(ours)), last, best, *theirs))
-    draw_splits(done, path)
-    draw_algorithms(done, path.with_stem(f"{path.stem}_algorithms"))
+            rows.append((title, algorithm, str(len(ours)), last, best, *theirs))
+    as_the_script = [one for one in done.values() if not one["from_zero"]]
+    draw_splits(as_the_script, path)
+    draw_algorithms(as_the_script, path.with_stem(f"{path.stem}_algorithms"))
     head = ("split", "algorithm", "seeds", "ours, last round", "ours, best round", "paper", "Flower, best round")
     return markdown(head, rows)
 
@@ -212,7 +214,7 @@ def main() -> None:
         done[plan.key] = run(plan, dataset, args.runs.resolve(), args.rounds, args.epochs)
         args.json.write_text(json.dumps(done, indent=1) + "\n")
         say(f"{plan.key}: {100 * done[plan.key]['accuracy'][-1]:.1f} %")
-    say(draw(list(done.values()), args.json.with_suffix(".png")))
+    say(draw(done, args.json.with_suffix(".png")))
     say(f"\n{tell_draws()}")
 
 

@@ -77,8 +77,7 @@ def draw_two_labels(counts: np.ndarray, sites: int, rng: np.random.Generator) ->
 DRAWS = {
     "IID": draw_iid,
     "Dirichlet 0.5": draw_dirichlet,
-    "Dirichlet 0.5, pixels from 0": draw_dirichlet,
-    "Dirichlet 0.5 as Flower, pixels from 0": draw_as_flower,
+    "Dirichlet 0.5 as Flower": draw_as_flower,
     "two labels a site": draw_two_labels,
 }
 
