@@ -71,6 +71,16 @@ def test_a_module_by_itself(project: Project) -> None:
     assert project.ships("zmine") == {"zmine.py"}
 
 
+def test_of_flare_and_torch_nothing_wherever_they_are_installed(project: Project) -> None:
+    """From a checkout (pip install -e NVFlare) or by pip install --target, neither of which is called site-packages."""
+    project.write(
+        {"zmine.py": "import nvflare.apis.dxo, torch\ndef look():\n    from torchvision import ops\n" + PTLEARNER}
+    )
+    project.write({f"{name}/__init__.py": "import zrest" for name in ("nvflare", "torch", "torchvision")})
+    project.write({"nvflare/apis/__init__.py": "", "nvflare/apis/dxo.py": "", "zrest.py": "import sys\nsys.exit(1)\n"})
+    assert project.ships("zmine") == {"zmine.py"} | OURS
+
+
 def test_of_this_package_what_is_imported_and_no_more(project: Project) -> None:
     project.write({"zmine.py": PTLEARNER})
     assert project.ships("zmine") == {"zmine.py", *OURS}

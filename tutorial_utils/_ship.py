@@ -20,6 +20,7 @@ from tutorial_utils.errors import JobError
 HERE = Path(__file__).resolve().parents[1]
 LIBRARIES = [Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib", "purelib", "platlib")]
 INSTALLED = {"site-packages", "dist-packages"}
+EVERYWHERE = ("nvflare", "torch", "torchvision", "numpy")  # at every site, wherever they lie here: in a checkout, say
 MOST_BYTES = 100_000_000  # of one package: what is larger holds data, which does not travel with code
 LEFT_OUT = ("__pycache__", "egg-info", ".pyc")
 # Calls at a module's top level that cannot be meant for an import at a site. Of RUNS only this package's own.
@@ -53,7 +54,7 @@ def find_files(kind: type) -> dict[Path, str]:
 
 def is_library(kind: type) -> bool:
     """Does a class come with what every site has installed, or with this package?"""
-    if kind.__module__.split(".")[0] in ("nvflare", "tutorial_utils"):
+    if kind.__module__.split(".")[0] in (*EVERYWHERE, "tutorial_utils"):
         return True
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return file is not None and _is_library(Path(file).resolve())
@@ -67,7 +68,7 @@ def check_module(name: str, path: Path) -> None:
     if first == "tutorial_utils" or _is_library(path):
         return
     spec = PathFinder.find_spec(first, [str(folder) for folder in LIBRARIES])
-    if first in sys.stdlib_module_names or (spec and spec.origin):
+    if first in (*sys.stdlib_module_names, *EVERYWHERE) or (spec and spec.origin):
         raise JobError(
             f"{first} is a module of Python's or a library's, which a site would import: call yours otherwise."
         )
@@ -151,7 +152,7 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 def _find(name: str, root: Path) -> Path | None:
     """The file of a module of the reader's own, or of this package; None for the libraries that every site has."""
     first = name.split(".")[0]
-    if first in sys.stdlib_module_names:
+    if first in (*sys.stdlib_module_names, *EVERYWHERE):
         return None
     folders = [HERE] if first == "tutorial_utils" else [root, *(Path(entry or ".").resolve() for entry in sys.path)]
     for folder in folders:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tutorial_utils._read import reading
 from tutorial_utils._ship import find_files
 from tutorial_utils.algorithms.aggregator import OrderedAggregator
-from tutorial_utils.ciphertexts import CiphertextEval, RestoreShapes, shapes_of, to_array
+from tutorial_utils.ciphertexts import CiphertextEval, OnlyFinite, RestoreShapes, shapes_of, to_array
 from tutorial_utils.errors import JobError, ResultsError
 from tutorial_utils.job import FIRST_MODEL, LearnerJob
 from tutorial_utils.results import Run
@@ -81,6 +81,7 @@ def encrypt(job: LearnerJob) -> LearnerJob:
     for part in (HEModelDecryptor(), RestoreShapes(shapes_of(job.net))):
         job.to_clients(part, tasks=["train", "validate"], filter_type=FilterType.TASK_DATA)
     for task, weigh in (("train", True), ("submit_model", False)):
+        job.add_last_filter(task, OnlyFinite())
         job.add_last_filter(task, HEModelEncryptor(weigh_by_local_iter=weigh))
     for path, folder in find_files(RestoreShapes).items():
         job.add_file_to_clients(str(path), dest_dir=folder)

@@ -31,7 +31,7 @@ SERVER_PACE = "tutorial_utils._simulate.pace.ServerPace"
 SITE_PACE = "tutorial_utils._simulate.pace.SitePace"
 JSON_GENERATOR = "nvflare.app_common.widgets.validation_json_generator.ValidationJsonGenerator"
 ENCRYPTION = "nvflare.app_opt.he."
-ENCRYPTOR = f"{ENCRYPTION}model_encryptor.HEModelEncryptor"
+TAKE_NOTHING = (f"{ENCRYPTION}model_encryptor.HEModelEncryptor", "tutorial_utils.ciphertexts.OnlyFinite")
 EXCLUDE_VARS = "nvflare.app_common.filters.exclude_vars.ExcludeVars"
 GUARD_NEEDS = (guard_checks, guard_files, guard_processes, guard_site)
 # FLARE parses the sources that it ships, and CPython's ast.parse fails now and then ("AST constructor recursion
@@ -260,9 +260,9 @@ def is_plain(name: str) -> bool:
 
 
 def _taken_out(part: Mapping[str, Any]) -> list[str]:
-    """ExcludeVars says what, and an encryption takes nothing out; of any other filter one cannot know."""
+    """ExcludeVars says what, an encryption and its check take nothing out; of any other filter one cannot know."""
     if (path := _flare.class_path(part)) != EXCLUDE_VARS:
-        return [] if path == ENCRYPTOR else [""]
+        return [] if path in TAKE_NOTHING else [""]
     names = (part.get("args") or {}).get("exclude_vars") or []
     return [names] if isinstance(names, str) else [f"^{re.escape(str(name))}$" for name in names]
 
