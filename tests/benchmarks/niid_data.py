@@ -77,7 +77,6 @@ def draw_two_labels(counts: np.ndarray, sites: int, rng: np.random.Generator) ->
 DRAWS = {
     "IID": draw_iid,
     "Dirichlet 0.5": draw_dirichlet,
-    "Dirichlet 0.5 as Flower": draw_as_flower,
     "two labels a site": draw_two_labels,
 }
 
