@@ -308,6 +308,14 @@ THE_JOB = [
         at("ship"),
     ),
     Mutation(
+        "C3b",
+        "FLARE ships, where it is not installed as usual",
+        SHIP,
+        "    if first in (*sys.stdlib_module_names, *EVERYWHERE):\n",
+        "    if first in sys.stdlib_module_names:\n",
+        at("ship"),
+    ),
+    Mutation(
         "B4",
         "the executor seeds nothing",
         "code/fl/executor.py",
@@ -850,6 +858,22 @@ WHAT_LEAVES_A_SITE = [
         "np.rint(array)",
         "np.floor(array)",
         at("encrypt", "test_the_encrypted_mean_is_the_plain_one_and_whole_numbers_stay_whole"),
+    ),
+    Mutation(
+        "X8",
+        "infinity is encrypted, where TenSEAL lets it",
+        CIPHERTEXTS,
+        "if not np.isfinite(value).all()",
+        "if np.isnan(value).any()",
+        at("encrypt", "test_what_is_not_finite_is_not_encrypted"),
+    ),
+    Mutation(
+        "X9",
+        "nobody looks for what is not finite",
+        ENCRYPT,
+        "        job.add_last_filter(task, OnlyFinite())\n",
+        "",
+        at("encrypt", "test_filters_of_the_sites_act_before_the_encryption"),
     ),
 ]
 
