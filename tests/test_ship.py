@@ -298,6 +298,17 @@ def test_a_name_that_a_site_would_find_elsewhere(name: str, tmp_path: Path) -> N
         files_of(path)
 
 
+@pytest.mark.parametrize("name", ["nvflare", "torch"])
+def test_a_library_is_known_by_its_name_wherever_it_lies(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_ship, "LIBRARIES", [])
+    assert _ship.is_library(type("Part", (), {"__module__": f"{name}.part"}))
+    (tmp_path / f"{name}.py").write_text("")
+    with pytest.raises(JobError, match=f"{name} is a module of Python's or a library's"):
+        files_of(tmp_path / f"{name}.py")
+
+
 def test_a_name_that_cannot_be_imported(tmp_path: Path) -> None:
     (tmp_path / "my-script.py").write_text("")
     with pytest.raises(JobError, match=r"'my-script' is no name for a module: call my-script.py otherwise"):
