@@ -11,7 +11,7 @@ test: .venv
 	$(BIN)/python -m pytest --nbmake -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: tenseal test
-	$(BIN)/python -m pytest -m slow tests $(ARGS)
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile tests $(ARGS)
 
 # A relative CIFAR10_SOURCE is meant from here; a notebook's kernel starts one folder down.
 lab: .venv

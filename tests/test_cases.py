@@ -38,7 +38,7 @@ from tutorial_utils.algorithms.fedprox import FedProxSite
 from tutorial_utils.algorithms.registry import FedAvg, FedOpt, FedProx, Scaffold
 from tutorial_utils.algorithms.scaffold import CHANGE, CONTROLS, WEIGHTS
 from tutorial_utils.drive import compare_with_script, placed, score_models, test_drive, train_alone
-from tutorial_utils.errors import JobError
+from tutorial_utils.errors import JobError, SimulationError
 from tutorial_utils.job import LearnerJob, build_evaluation, build_job
 from tutorial_utils.learner import LearnerError, PTModelLearner
 from tutorial_utils.metric import Metric
@@ -819,11 +819,25 @@ def test_a_round_goes_on_without_a_slow_site_and_drops_what_comes_late(runs: Pat
 
 @pytest.mark.slow
 def test_a_workflow_that_draws_its_sites_and_stops_when_it_is_good_enough(runs: Path) -> None:
+    """Who is not drawn before the end has no model of its own to show: the global one alone is evaluated."""
     workflow = FedAvgController(num_clients=2, num_rounds=30, stop_cond="loss <= 2.0")
-    run = run_job(build_job(TinyLearner(), make_net(), sites=3, workflow=workflow, name="drawn"), runs)
+    run = run_job(
+        build_job(TinyLearner(), make_net(), sites=3, workflow=workflow, cross_site="global", name="drawn"), runs
+    )
     rounds = run.rounds.groupby("round")
     assert (rounds.size() == 2).all() and len(rounds) < 30
-    assert all(len(names) == 1 for names in run.missing.values())
+    assert all(len(names) == 1 for names in run.missing.values()) and run.cross_site.notna().all(axis=None)
+
+
+@pytest.mark.slow
+def test_a_site_that_was_never_drawn_has_no_model_to_submit_and_the_rounds_are_safe(runs: Path) -> None:
+    """README has it among what is known; with cross_site="global" nobody is asked."""
+    workflow = FedAvgController(num_clients=1, num_rounds=1)
+    job = build_job(TinyLearner(), make_net(), sites=2, workflow=workflow, name="undrawn")
+    said = r"site-[12] failed in the cross-site evaluation \(submit_model\): .*: This site has no best model yet"
+    with pytest.raises(SimulationError, match=said) as caught:
+        run_job(job, runs)
+    assert caught.value.run.rounds_kept == 1
 
 
 @pytest.mark.slow
